@@ -1,0 +1,4 @@
+//! The headless Linux client.
+#![forbid(unsafe_code)]
+
+fn main() {}

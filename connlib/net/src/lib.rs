@@ -1,0 +1,2 @@
+//! Sockets, TUN devices, routes and DNS settings of the operating system.
+

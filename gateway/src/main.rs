@@ -1,0 +1,4 @@
+//! The Linux gateway.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,4 @@
+//! A small portal: one binary, one policy file.
+#![forbid(unsafe_code)]
+
+fn main() {}

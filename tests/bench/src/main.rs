@@ -1,0 +1,4 @@
+//! Benches side by side with other programs, in one run.
+#![forbid(unsafe_code)]
+
+fn main() {}
