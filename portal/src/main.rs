@@ -1,4 +1,4 @@
-//! A small portal: one binary, one policy file.
+//! The binary `connlib-portal`; all it does is in the library.
 #![forbid(unsafe_code)]
 
 fn main() {}
