@@ -1,0 +1,166 @@
+//! The token that the portal knows us by.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// A longer file is not a token.
+const MAX_LEN: u64 = 16 * 1024;
+
+/// A secret. Its `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// The secret itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+/// Where a token may be found, in order of precedence. Never the command line: every user of the machine can read it.
+#[derive(Debug, Clone)]
+pub struct TokenSource {
+    /// A file, if one was named.
+    pub file: Option<PathBuf>,
+    /// Name of a systemd credential (systemd.exec(5), `LoadCredential=`).
+    pub credential: &'static str,
+    /// Name of an environment variable.
+    pub variable: &'static str,
+    /// The file to look at when nothing else is there.
+    pub default_file: PathBuf,
+}
+
+impl TokenSource {
+    /// Finds the token.
+    pub fn load(&self) -> Result<Token> {
+        if let Some(file) = &self.file {
+            return read(file, Guard::OwnerOnly);
+        }
+        if let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") {
+            let file = Path::new(&directory).join(self.credential);
+            if file.exists() {
+                // systemd guards its credentials by itself.
+                return read(&file, Guard::Nobody);
+            }
+        }
+        if let Ok(token) = std::env::var(self.variable) {
+            return parse(&token).with_context(|| format!("in the environment: {}", self.variable));
+        }
+        if self.default_file.exists() {
+            return read(&self.default_file, Guard::OwnerOnly);
+        }
+        bail!(
+            "there is no token: pass --token-file FILE, set {} in the environment, give systemd a credential named {}, \
+             or put it into {}",
+            self.variable,
+            self.credential,
+            self.default_file.display()
+        )
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Guard {
+    OwnerOnly,
+    Nobody,
+}
+
+fn read(path: &Path, guard: Guard) -> Result<Token> {
+    let shown = path.display();
+    let file = File::open(path).with_context(|| format!("token file {shown} cannot be opened"))?;
+    let metadata = file.metadata().with_context(|| format!("token file {shown}"))?;
+    ensure!(metadata.is_file(), "token file {shown} is not a regular file");
+    if guard == Guard::OwnerOnly {
+        check_permissions(&metadata, path)?;
+    }
+    let mut text = String::new();
+    file.take(MAX_LEN + 1)
+        .read_to_string(&mut text)
+        .with_context(|| format!("token file {shown} cannot be read as text"))?;
+    parse(&text).with_context(|| format!("token file {shown}"))
+}
+
+fn check_permissions(metadata: &fs::Metadata, path: &Path) -> Result<()> {
+    let mode = metadata.mode() & 0o7777;
+    ensure!(
+        mode & 0o077 == 0,
+        "token file {0} can be read by others (mode {mode:04o}): run `chmod 600 {0}`",
+        path.display()
+    );
+    let us = nix::unistd::geteuid().as_raw();
+    ensure!(
+        metadata.uid() == us || metadata.uid() == 0,
+        "token file {} belongs to user {}, who could replace it: run `chown {us} {0}`",
+        path.display(),
+        metadata.uid()
+    );
+    Ok(())
+}
+
+fn parse(text: &str) -> Result<Token> {
+    ensure!(text.len() as u64 <= MAX_LEN, "is longer than any token");
+    let token: String = text.split_whitespace().collect();
+    ensure!(!token.is_empty(), "is empty");
+    ensure!(token.bytes().all(|b| b.is_ascii_graphic()), "has characters that no token has");
+    Ok(Token(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn source(file: &Path) -> TokenSource {
+        TokenSource {
+            file: Some(file.to_owned()),
+            credential: "token",
+            variable: "CONNLIB_TEST_NO_SUCH_VARIABLE",
+            default_file: "/nonexistent".into(),
+        }
+    }
+
+    fn written(text: &[u8], mode: u32) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        (dir, file)
+    }
+
+    #[test]
+    fn a_guarded_file_is_read_without_its_line_break() {
+        let (_dir, file) = written(b".abc\n", 0o600);
+        assert_eq!(source(&file).load().unwrap().expose(), ".abc");
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_refused_with_the_remedy() {
+        let (_dir, file) = written(b".abc", 0o640);
+        let error = source(&file).load().unwrap_err().to_string();
+        assert!(error.contains("chmod 600"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused() {
+        for text in [&b""[..], b" \n", b"\xff\xfe", b"a\x01b", &[b'a'; 20_000]] {
+            let (_dir, file) = written(text, 0o600);
+            assert!(source(&file).load().is_err());
+        }
+    }
+
+    #[test]
+    fn a_token_is_not_shown() {
+        assert_eq!(format!("{:?}", parse("secret").unwrap()), "Token(..)");
+    }
+}
