@@ -1,7 +1,9 @@
 //! A small portal for labs, tests and small teams: one binary, one policy file, one database file.
 //!
 //! - [`policy`]: the policy file, parsed and checked as a whole.
+//! - [`store`]: what must last, in a database.
 
 #![forbid(unsafe_code)]
 
 pub mod policy;
+pub mod store;

@@ -1,0 +1,78 @@
+//! Relays that have joined. A restarted portal takes them for present until it knows better, so
+//! that no peer loses its relayed paths by that restart.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use rusqlite::params;
+use uuid::Uuid;
+
+use super::{Store, StoreError, TokenId, parse, sql};
+
+/// A relay that has joined by itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Relay {
+    /// Follows from its stamp secret.
+    pub id: Uuid,
+    /// What the relay and the portal make credentials with.
+    pub stamp_secret: String,
+    /// Its public IPv4 address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its public IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Its port.
+    pub port: u16,
+    /// The token that it joined with.
+    pub token: TokenId,
+}
+
+impl fmt::Debug for Relay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, ipv4, ipv6, port, .. } = self;
+        write!(f, "Relay({id}, {ipv4:?}, {ipv6:?}, {port})")
+    }
+}
+
+impl Store {
+    pub(super) fn put_relay(&mut self, relay: &Relay) -> Result<(), StoreError> {
+        self.connection.execute(
+            sql::PUT_RELAY,
+            params![
+                relay.id.to_string(),
+                relay.stamp_secret,
+                relay.ipv4.map(|ip| ip.to_string()),
+                relay.ipv6.map(|ip| ip.to_string()),
+                relay.port,
+                relay.token.0
+            ],
+        )?;
+        Ok(())
+    }
+
+    pub(super) fn delete_relay(&mut self, id: Uuid) -> Result<(), StoreError> {
+        self.connection.execute(sql::DELETE_RELAY, [id.to_string()])?;
+        Ok(())
+    }
+
+    /// The relays that were present last.
+    ///
+    /// # Errors
+    /// If the database refuses or holds what no portal wrote.
+    pub fn relays(&self) -> Result<Vec<Relay>, StoreError> {
+        let mut statement = self.connection.prepare(sql::LIST_RELAYS)?;
+        let mut rows = statement.query([])?;
+        let mut all = Vec::new();
+        while let Some(row) = rows.next()? {
+            let text = |column| row.get::<_, Option<String>>(column);
+            all.push(Relay {
+                id: parse(&row.get::<_, String>(0)?, "relay id")?,
+                stamp_secret: row.get(1)?,
+                ipv4: text(2)?.map(|ip| parse(&ip, "relay address")).transpose()?,
+                ipv6: text(3)?.map(|ip| parse(&ip, "relay address")).transpose()?,
+                port: row.get(4)?,
+                token: TokenId(row.get(5)?),
+            });
+        }
+        Ok(all)
+    }
+}
