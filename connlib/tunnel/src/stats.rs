@@ -1,0 +1,92 @@
+//! What a tunnel counts, for logs and metrics.
+
+/// Counters since the tunnel was made. They only ever grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Packets that came out of a link and went to the TUN device.
+    pub packets_in: u64,
+    /// Packets, or super-packets, that came from the TUN device and went to a link.
+    pub packets_out: u64,
+    dropped: [u64; Drop::ALL.len()],
+}
+
+/// Why a packet went no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Drop {
+    /// A datagram that belongs to no link, or isn't authentic.
+    NotAuthentic,
+    /// Not a packet that can be handled: see [`ParseError`](connlib_packet::ParseError).
+    Malformed,
+    /// To a multicast address.
+    Multicast,
+    /// An ICMP error that can't be translated.
+    IcmpError,
+    /// From an address that isn't the sender's.
+    ForeignSource,
+    /// No authorization covers it.
+    NotAllowed,
+    /// Its destination can't be reached from here, or not by this protocol.
+    Unreachable,
+    /// It belongs to a session that has ended.
+    ExpiredSession,
+    /// To nobody we know.
+    UnknownPeer,
+    /// A control message that can't be read, or isn't meant for this end.
+    Control,
+    /// Longer than the MTU.
+    TooBig,
+    /// A sender asked for more than its share.
+    RateLimited,
+    /// A buffer was full.
+    Overflow,
+}
+
+impl Drop {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::NotAuthentic,
+        Self::Malformed,
+        Self::Multicast,
+        Self::IcmpError,
+        Self::ForeignSource,
+        Self::NotAllowed,
+        Self::Unreachable,
+        Self::ExpiredSession,
+        Self::UnknownPeer,
+        Self::Control,
+        Self::TooBig,
+        Self::RateLimited,
+        Self::Overflow,
+    ];
+}
+
+impl Stats {
+    /// How many packets were dropped for this reason.
+    pub fn dropped(&self, reason: Drop) -> u64 {
+        self.dropped[reason as usize]
+    }
+
+    /// How many packets were dropped for each reason that occurred.
+    pub fn drops(&self) -> impl Iterator<Item = (Drop, u64)> {
+        Drop::ALL.into_iter().zip(self.dropped).filter(|(_, count)| *count > 0)
+    }
+
+    pub(crate) fn count(&mut self, reason: Drop) {
+        self.dropped[reason as usize] += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_counter() {
+        let mut stats = Stats::default();
+        for (index, reason) in Drop::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+            stats.count(reason);
+        }
+        assert!(stats.drops().eq(Drop::ALL.map(|reason| (reason, 1))));
+    }
+}
