@@ -4,7 +4,8 @@
 
 use crate::bytes::{put_u16, put_u32};
 use crate::checksum::{Sum, pseudo_header};
-use crate::headers::{EchoKind, IPV4_HEADER, IPV6_HEADER, TcpFlags, protocol};
+use crate::headers::{IPV4_HEADER, IPV6_HEADER};
+use crate::transport::{EchoKind, TcpFlags, protocol};
 use std::net::{IpAddr, SocketAddr};
 
 const HOP_LIMIT: u8 = 64;

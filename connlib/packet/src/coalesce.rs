@@ -8,8 +8,9 @@
 use crate::batch::PacketBatch;
 use crate::bytes::{put_u16, u16_at, u32_at};
 use crate::checksum::Sum;
-use crate::headers::{Headers, IPV4_HEADER, IPV6_HEADER, TcpFlags, Transport, protocol};
+use crate::headers::{Headers, IPV4_HEADER, IPV6_HEADER};
 use crate::offload::{Offload, PartialChecksum, Segmentation, SegmentationKind, VIRTIO_HEADER};
+use crate::transport::{TcpFlags, Transport, protocol};
 use crate::tun_packet::is_intact;
 
 /// UDP_MAX_SEGMENTS of kernels up to 6.9.

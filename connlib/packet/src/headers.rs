@@ -1,36 +1,15 @@
 //! What the headers of one IP packet say.
 
 use crate::bytes::{u16_at, u32_at};
+use crate::ecn::Ecn;
+use crate::extensions::{Fragmentation, check_ipv4_options, walk_extensions};
+use crate::transport::{ChecksumField, ICMP_HEADER, TcpFlags, Transport, icmp_transport, protocol};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-
-/// Numbers of protocols above IP that this crate knows.
-pub mod protocol {
-    /// ICMP for IPv4.
-    pub const ICMP: u8 = 1;
-    /// TCP.
-    pub const TCP: u8 = 6;
-    /// UDP.
-    pub const UDP: u8 = 17;
-    /// ICMP for IPv6.
-    pub const ICMPV6: u8 = 58;
-}
-
-/// IPv6 extension headers (RFC 8200 §4, RFC 4302).
-mod extension {
-    pub(super) const HOP_BY_HOP: u8 = 0;
-    pub(super) const ROUTING: u8 = 43;
-    pub(super) const FRAGMENT: u8 = 44;
-    pub(super) const AUTHENTICATION: u8 = 51;
-    pub(super) const DESTINATION_OPTIONS: u8 = 60;
-    /// More of them in one packet are an attack, not a packet.
-    pub(super) const MAX: usize = 8;
-}
 
 pub(crate) const IPV4_HEADER: usize = 20;
 pub(crate) const IPV6_HEADER: usize = 40;
 const TCP_HEADER: usize = 20;
 const UDP_HEADER: usize = 8;
-const ICMP_HEADER: usize = 8;
 
 /// Why bytes are not a packet that can be handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
@@ -84,126 +63,6 @@ pub struct Headers {
     payload_offset: u16,
     // IPv6 allows 65535 bytes plus its header, which is too long for a u16.
     len: u32,
-}
-
-/// What a packet carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Transport {
-    /// TCP.
-    Tcp {
-        /// Source port.
-        source: u16,
-        /// Destination port.
-        destination: u16,
-    },
-    /// UDP.
-    Udp {
-        /// Source port.
-        source: u16,
-        /// Destination port.
-        destination: u16,
-    },
-    /// An ICMP or ICMPv6 echo message.
-    IcmpEcho {
-        /// Request or reply.
-        kind: EchoKind,
-        /// What tells the echo streams of one host apart.
-        identifier: u16,
-    },
-    /// An ICMP or ICMPv6 error that quotes a packet, see [`TunPacket::quoted`](crate::TunPacket::quoted) and
-    /// [`Quoted::parse`](crate::Quoted::parse).
-    IcmpError(crate::IcmpError),
-    /// Everything else, other ICMP messages included.
-    Other {
-        /// The protocol number.
-        protocol: u8,
-    },
-}
-
-/// The two echo messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum EchoKind {
-    /// "Ping".
-    Request,
-    /// Its answer.
-    Reply,
-}
-
-/// Explicit congestion notification (RFC 3168 §5), the low two bits of the traffic class.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Ecn {
-    /// The transport does not take part.
-    #[default]
-    NotEct,
-    /// ECN-capable transport, codepoint ECT(1).
-    Ect1,
-    /// ECN-capable transport, codepoint ECT(0).
-    Ect0,
-    /// Congestion experienced.
-    Ce,
-}
-
-impl Ecn {
-    /// From the low two bits of `bits`.
-    pub fn from_bits(bits: u8) -> Self {
-        match bits & 0b11 {
-            0b00 => Self::NotEct,
-            0b01 => Self::Ect1,
-            0b10 => Self::Ect0,
-            _ => Self::Ce,
-        }
-    }
-
-    /// The two bits.
-    pub fn bits(self) -> u8 {
-        match self {
-            Self::NotEct => 0b00,
-            Self::Ect1 => 0b01,
-            Self::Ect0 => 0b10,
-            Self::Ce => 0b11,
-        }
-    }
-
-    /// Whether the packet may be marked instead of dropped.
-    pub fn is_capable(self) -> bool {
-        self != Self::NotEct
-    }
-}
-
-/// The flags of a TCP segment (RFC 9293 §3.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct TcpFlags(pub u8);
-
-impl TcpFlags {
-    /// No more data from the sender.
-    pub const FIN: Self = Self(0x01);
-    /// Opens a connection.
-    pub const SYN: Self = Self(0x02);
-    /// Resets the connection.
-    pub const RST: Self = Self(0x04);
-    /// Hand the data to the application.
-    pub const PSH: Self = Self(0x08);
-    /// The acknowledgement number is valid.
-    pub const ACK: Self = Self(0x10);
-    /// The urgent pointer is valid.
-    pub const URG: Self = Self(0x20);
-    /// Echo of a congestion mark.
-    pub const ECE: Self = Self(0x40);
-    /// Congestion window reduced.
-    pub const CWR: Self = Self(0x80);
-
-    /// Whether all flags of `other` are set.
-    pub fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-}
-
-impl std::ops::BitOr for TcpFlags {
-    type Output = Self;
-
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
 }
 
 impl Headers {
@@ -386,128 +245,287 @@ impl Headers {
     }
 }
 
-impl Transport {
-    /// Source port of TCP and UDP.
-    pub fn source_port(&self) -> Option<u16> {
-        match *self {
-            Self::Tcp { source, .. } | Self::Udp { source, .. } => Some(source),
-            _ => None,
-        }
-    }
-
-    /// Destination port of TCP and UDP.
-    pub fn destination_port(&self) -> Option<u16> {
-        match *self {
-            Self::Tcp { destination, .. } | Self::Udp { destination, .. } => Some(destination),
-            _ => None,
-        }
-    }
-}
-
-/// Where and of what kind a transport's checksum is.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ChecksumField {
-    pub(crate) at: usize,
-    pub(crate) pseudo_header: bool,
-    /// 0 means "none".
-    pub(crate) optional: bool,
-}
-
-impl ChecksumField {
-    /// Of a transport header that begins at 0.
-    pub(crate) fn of(protocol: u8) -> Option<Self> {
-        let (at, pseudo_header) = match protocol {
-            protocol::TCP => (16, true),
-            protocol::UDP => (6, true),
-            protocol::ICMPV6 => (2, true),
-            protocol::ICMP => (2, false),
-            _ => return None,
-        };
-        Some(Self { at, pseudo_header, optional: protocol == protocol::UDP })
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fragmentation {
-    Whole,
-    /// Not the whole packet. The walk has ended at the fragment header.
-    Fragment,
-}
-
-/// Walks over IPv6 extension headers; `bytes` begin with the fixed header. Returns the transport's protocol number
-/// and offset.
-pub(crate) fn walk_extensions(
-    first: u8,
-    bytes: &[u8],
-) -> Result<(u8, usize, Fragmentation), ParseError> {
-    let mut protocol = first;
-    let mut offset = IPV6_HEADER;
-    for _ in 0..=extension::MAX {
-        let step = match protocol {
-            extension::HOP_BY_HOP | extension::ROUTING | extension::DESTINATION_OPTIONS => 8,
-            extension::AUTHENTICATION => 4,
-            extension::FRAGMENT => 0,
-            _ => return Ok((protocol, offset, Fragmentation::Whole)),
-        };
-        let header = bytes
-            .get(offset..)
-            .and_then(|rest| rest.first_chunk::<8>())
-            .ok_or(ParseError::Truncated)?;
-        if protocol == extension::ROUTING && header[3] != 0 {
-            return Err(ParseError::SourceRouted);
-        }
-        // RFC 8200 §4.5: the offset's 13 bits, two reserved bits, more fragments.
-        if protocol == extension::FRAGMENT && u16_at(header, 2) & 0xfff9 != 0 {
-            return Ok((protocol, offset, Fragmentation::Fragment));
-        }
-        // RFC 4302 §2.2: the authentication header counts its length in 4 bytes, minus 2.
-        offset += 8 + usize::from(header[1]) * step;
-        protocol = header[0];
-    }
-    Err(ParseError::ExtensionHeaders)
-}
-
-fn check_ipv4_options(mut options: &[u8]) -> Result<(), ParseError> {
-    // RFC 791 §3.1
-    const END: u8 = 0;
-    const NO_OPERATION: u8 = 1;
-    const LOOSE_SOURCE_ROUTE: u8 = 131;
-    const STRICT_SOURCE_ROUTE: u8 = 137;
-
-    while let Some(&kind) = options.first() {
-        let len = match kind {
-            END => break,
-            NO_OPERATION => 1,
-            LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE => return Err(ParseError::SourceRouted),
-            _ => match options.get(1) {
-                Some(&len @ 2..) => usize::from(len),
-                _ => return Err(ParseError::HeaderLength),
-            },
-        };
-        options = options.get(len..).ok_or(ParseError::HeaderLength)?;
-    }
-    Ok(())
-}
-
 pub(crate) fn ipv6_at(bytes: &[u8], at: usize) -> IpAddr {
     let mut octets = [0; 16];
     octets.copy_from_slice(&bytes[at..at + 16]);
     Ipv6Addr::from(octets).into()
 }
 
-/// What an ICMP header of either version says.
-pub(crate) fn icmp_transport(header: &[u8; ICMP_HEADER], protocol: u8) -> Transport {
-    let identifier = u16_at(header, 4);
-    let is_ipv6 = protocol == protocol::ICMPV6;
-    match (header[0], header[1], is_ipv6) {
-        // RFC 792 p. 14, RFC 4443 §4
-        (8, 0, false) | (128, 0, true) => {
-            Transport::IcmpEcho { kind: EchoKind::Request, identifier }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build;
+    use crate::transport::EchoKind;
+    use crate::{IcmpError, Unreachable};
+
+    const V4: (&str, &str) = ("100.64.0.1", "10.0.0.1");
+    const V6: (&str, &str) = ("fd00:2021:1111::1", "2001:db8::1");
+
+    fn udp((source, destination): (&str, &str), payload: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; 2000];
+        let source = SocketAddr::new(source.parse().unwrap(), 1000);
+        let destination = SocketAddr::new(destination.parse().unwrap(), 2000);
+        let len = build::udp(&mut out, source, destination, payload).unwrap();
+        out.truncate(len);
+        out
+    }
+
+    fn tcp((source, destination): (&str, &str), options: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; 2000];
+        let header = build::Tcp {
+            sequence: 1,
+            acknowledgement: 2,
+            flags: TcpFlags::SYN | TcpFlags::ECE,
+            window: 3,
+            options,
+        };
+        let source = SocketAddr::new(source.parse().unwrap(), 1000);
+        let destination = SocketAddr::new(destination.parse().unwrap(), 2000);
+        let len = build::tcp(&mut out, source, destination, header, b"data").unwrap();
+        out.truncate(len);
+        out
+    }
+
+    /// A packet of `udp`'s kind with `extensions` between its headers.
+    fn extended(first: u8, extensions: &[u8]) -> Vec<u8> {
+        let mut packet = udp(V6, b"payload");
+        packet.splice(40..40, extensions.iter().copied());
+        packet[6] = first;
+        let payload = packet.len() as u16 - 40;
+        packet[4..6].copy_from_slice(&payload.to_be_bytes());
+        packet
+    }
+
+    /// A packet of `udp`'s kind with IPv4 options.
+    fn with_options(options: &[u8]) -> Vec<u8> {
+        let mut packet = udp(V4, b"payload");
+        packet.splice(20..20, options.iter().copied());
+        packet[0] = 0x45 + options.len() as u8 / 4;
+        let len = packet.len() as u16;
+        packet[2..4].copy_from_slice(&len.to_be_bytes());
+        packet
+    }
+
+    #[test]
+    fn udp_and_tcp() {
+        for (addresses, ip) in [(V4, 20), (V6, 40)] {
+            let headers = Headers::parse(&udp(addresses, b"12345")).unwrap();
+            assert_eq!(headers.source(), addresses.0.parse::<IpAddr>().unwrap());
+            assert_eq!(headers.destination(), addresses.1.parse::<IpAddr>().unwrap());
+            assert_eq!(headers.transport(), Transport::Udp { source: 1000, destination: 2000 });
+            assert_eq!(headers.protocol(), 17);
+            assert_eq!((headers.transport_offset(), headers.payload_offset()), (ip, ip + 8));
+            assert_eq!(headers.len(), ip + 8 + 5);
+            assert_eq!(headers.tcp_flags(), None);
+            assert_eq!(headers.source_socket().unwrap().port(), 1000);
+            assert_eq!(headers.destination_socket().unwrap().port(), 2000);
+
+            let headers = Headers::parse(&tcp(addresses, &[1; 6])).unwrap();
+            assert_eq!(headers.transport(), Transport::Tcp { source: 1000, destination: 2000 });
+            assert_eq!(headers.payload_offset(), ip + 28);
+            assert_eq!(headers.tcp_flags(), Some(TcpFlags::SYN | TcpFlags::ECE));
         }
-        (0, 0, false) | (129, 0, true) => Transport::IcmpEcho { kind: EchoKind::Reply, identifier },
-        _ => match crate::IcmpError::decode(header, is_ipv6) {
-            Some(error) => Transport::IcmpError(error),
-            None => Transport::Other { protocol },
-        },
+    }
+
+    #[test]
+    fn icmp() {
+        let mut out = [0; 100];
+        for (addresses, other_version) in [(V4, 58), (V6, 1)] {
+            let (source, destination) =
+                (addresses.0.parse().unwrap(), addresses.1.parse().unwrap());
+            for kind in [EchoKind::Request, EchoKind::Reply] {
+                let len = build::echo(&mut out, source, destination, kind, 77, 1, b"x").unwrap();
+                let headers = Headers::parse(&out[..len]).unwrap();
+                assert_eq!(headers.transport(), Transport::IcmpEcho { kind, identifier: 77 });
+                assert!(headers.is_icmp());
+            }
+            let protocol_at = if source.is_ipv4() { 9 } else { 6 };
+            let len = if source.is_ipv4() { 29 } else { 49 };
+            out[protocol_at] = other_version;
+            assert_eq!(Headers::parse(&out[..len]), Err(ParseError::IcmpVersion));
+        }
+    }
+
+    #[test]
+    fn icmp_types() {
+        let host = Unreachable::Host;
+        for (is_ipv6, icmp_type, code, rest, expected) in [
+            (false, 3, 1, [0; 4], Some(IcmpError::Unreachable(host))),
+            (false, 3, 13, [0; 4], Some(IcmpError::prohibited())),
+            (false, 3, 9, [0; 4], Some(IcmpError::Unreachable(Unreachable::Other { code: 9 }))),
+            (false, 3, 4, [0, 0, 5, 0], Some(IcmpError::PacketTooBig { mtu: 1280 })),
+            (false, 11, 0, [0; 4], Some(IcmpError::TimeExceeded)),
+            (
+                false,
+                12,
+                0,
+                [20, 0, 0, 0],
+                Some(IcmpError::ParameterProblem { code: 0, pointer: 20 }),
+            ),
+            (false, 5, 0, [0; 4], None),
+            (false, 4, 0, [0; 4], None),
+            (false, 8, 1, [0; 4], None),
+            (true, 1, 3, [0; 4], Some(IcmpError::Unreachable(host))),
+            (true, 1, 1, [0; 4], Some(IcmpError::prohibited())),
+            (true, 2, 0, [0, 1, 0, 0], Some(IcmpError::PacketTooBig { mtu: 65536 })),
+            (true, 3, 1, [0; 4], Some(IcmpError::TimeExceeded)),
+            (true, 4, 1, [0, 0, 0, 6], Some(IcmpError::ParameterProblem { code: 1, pointer: 6 })),
+            (true, 135, 0, [0; 4], None),
+        ] {
+            let addresses = if is_ipv6 { V6 } else { V4 };
+            let (offset, protocol) = if is_ipv6 { (40, 58) } else { (20, 1) };
+            let mut packet = udp(addresses, &[0; 8]);
+            packet[if is_ipv6 { 6 } else { 9 }] = protocol;
+            packet[offset] = icmp_type;
+            packet[offset + 1] = code;
+            packet[offset + 4..offset + 8].copy_from_slice(&rest);
+            let expected = expected.map_or(Transport::Other { protocol }, Transport::IcmpError);
+            assert_eq!(Headers::parse(&packet).unwrap().transport(), expected);
+        }
+    }
+
+    #[test]
+    fn other_protocols() {
+        for (addresses, at) in [(V4, 9), (V6, 6)] {
+            let mut packet = udp(addresses, b"");
+            packet[at] = 47;
+            let headers = Headers::parse(&packet).unwrap();
+            assert_eq!(headers.transport(), Transport::Other { protocol: 47 });
+            assert_eq!(headers.payload_offset(), headers.transport_offset());
+        }
+    }
+
+    #[test]
+    fn ecn() {
+        for (bits, ecn) in [(0, Ecn::NotEct), (1, Ecn::Ect1), (2, Ecn::Ect0), (3, Ecn::Ce)] {
+            let mut v4 = udp(V4, b"");
+            v4[1] = 0b1010_1000 | bits;
+            assert_eq!(Headers::parse(&v4).unwrap().ecn(), ecn);
+            let mut v6 = udp(V6, b"");
+            v6[0] = 0x6f;
+            v6[1] = bits << 4 | 0x0f;
+            assert_eq!(Headers::parse(&v6).unwrap().ecn(), ecn);
+        }
+    }
+
+    #[test]
+    fn lengths_are_exact() {
+        for (addresses, ip) in [(V4, 20), (V6, 40)] {
+            for packet in [udp(addresses, b"12345"), tcp(addresses, &[1; 12])] {
+                for len in 0..packet.len() {
+                    let expected =
+                        if len < ip { ParseError::Truncated } else { ParseError::TotalLength };
+                    assert_eq!(Headers::parse(&packet[..len]), Err(expected), "{len}");
+                }
+                let longer = [&packet[..], &[0]].concat();
+                assert_eq!(Headers::parse(&longer), Err(ParseError::TotalLength));
+            }
+            let mut packet = udp(addresses, b"12345");
+            packet[ip + 5] += 1;
+            assert_eq!(Headers::parse(&packet), Err(ParseError::UdpLength));
+            packet[ip + 5] -= 2;
+            assert_eq!(Headers::parse(&packet), Err(ParseError::UdpLength));
+        }
+    }
+
+    #[test]
+    fn headers_fit() {
+        let mut packet = udp(V4, b"12345");
+        for ihl in 0..5 {
+            packet[0] = 0x40 | ihl;
+            assert_eq!(Headers::parse(&packet), Err(ParseError::HeaderLength));
+        }
+        packet[0] = 0x4f;
+        assert_eq!(Headers::parse(&packet), Err(ParseError::Truncated));
+        for version in [0, 1, 5, 7, 15] {
+            packet[0] = version << 4 | 5;
+            assert_eq!(Headers::parse(&packet), Err(ParseError::Version));
+        }
+        for (addresses, ip) in [(V4, 20), (V6, 40)] {
+            let mut packet = tcp(addresses, &[]);
+            packet[ip + 12] = 4 << 4;
+            assert_eq!(Headers::parse(&packet), Err(ParseError::HeaderLength));
+            packet[ip + 12] = 6 << 4;
+            assert_eq!(Headers::parse(&packet).unwrap().payload_offset(), packet.len());
+            packet[ip + 12] = 7 << 4;
+            assert_eq!(Headers::parse(&packet), Err(ParseError::Truncated));
+        }
+    }
+
+    #[test]
+    fn no_fragments() {
+        let mut packet = udp(V4, b"12345678");
+        for (word, expected) in [
+            (0x4000, None),
+            (0x8000, None), // Reserved.
+            (0x2000, Some(ParseError::Fragment)),
+            (0x0001, Some(ParseError::Fragment)),
+            (0x3fff, Some(ParseError::Fragment)),
+        ] {
+            packet[6..8].copy_from_slice(&u16::to_be_bytes(word));
+            assert_eq!(Headers::parse(&packet).err(), expected, "{word:x}");
+        }
+
+        let atomic = [17, 0, 0, 0, 1, 2, 3, 4];
+        let headers = Headers::parse(&extended(44, &atomic)).unwrap();
+        assert_eq!(headers.transport(), Transport::Udp { source: 1000, destination: 2000 });
+        for (word, expected) in
+            [(6, None), (1, Some(ParseError::Fragment)), (8, Some(ParseError::Fragment))]
+        {
+            let mut fragment = atomic;
+            fragment[2..4].copy_from_slice(&u16::to_be_bytes(word));
+            assert_eq!(Headers::parse(&extended(44, &fragment)).err(), expected);
+        }
+    }
+
+    #[test]
+    fn extension_headers() {
+        // Hop-by-hop, destination options of 16 bytes, routing with nothing left, authentication of 12 bytes.
+        let mut chain = vec![60, 0, 1, 4, 0, 0, 0, 0];
+        chain.extend([43, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        chain.extend([51, 0, 0, 0, 0, 0, 0, 0]);
+        chain.extend([17, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1]);
+        let headers = Headers::parse(&extended(0, &chain)).unwrap();
+        assert_eq!(headers.transport(), Transport::Udp { source: 1000, destination: 2000 });
+        assert_eq!(headers.transport_offset(), 40 + 8 + 16 + 8 + 12);
+
+        let padding = [60, 0, 1, 4, 0, 0, 0, 0];
+        let mut eight = padding.repeat(8);
+        eight[56] = 17;
+        assert!(Headers::parse(&extended(60, &eight)).is_ok());
+        let mut nine = padding.repeat(9);
+        nine[64] = 17;
+        assert_eq!(Headers::parse(&extended(60, &nine)), Err(ParseError::ExtensionHeaders));
+
+        // A header that ends behind the packet.
+        let mut long = padding;
+        long[1] = 255;
+        assert_eq!(Headers::parse(&extended(60, &long)), Err(ParseError::Truncated));
+        // No next header: a packet without transport.
+        let mut none = padding;
+        none[0] = 59;
+        let headers = Headers::parse(&extended(60, &none)).unwrap();
+        assert_eq!(headers.transport(), Transport::Other { protocol: 59 });
+    }
+
+    #[test]
+    fn no_source_routes() {
+        let mut routing = [17, 0, 0, 1, 0, 0, 0, 0];
+        assert_eq!(Headers::parse(&extended(43, &routing)), Err(ParseError::SourceRouted));
+        routing[3] = 0;
+        assert!(Headers::parse(&extended(43, &routing)).is_ok());
+
+        for (options, expected) in [
+            ([1, 1, 1, 0], None),
+            ([148, 4, 0, 0], None), // Router alert.
+            ([0, 131, 131, 131], None),
+            ([1, 131, 3, 4], Some(ParseError::SourceRouted)),
+            ([137, 3, 4, 0], Some(ParseError::SourceRouted)),
+            ([7, 1, 0, 0], Some(ParseError::HeaderLength)),
+            ([7, 5, 0, 0], Some(ParseError::HeaderLength)),
+            ([1, 1, 1, 7], Some(ParseError::HeaderLength)),
+        ] {
+            assert_eq!(Headers::parse(&with_options(&options)).err(), expected, "{options:?}");
+        }
     }
 }

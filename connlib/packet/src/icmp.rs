@@ -3,11 +3,10 @@
 use crate::build;
 use crate::bytes::{put_u16, put_u32, u16_at, u32_at};
 use crate::checksum::{Sum, pseudo_header};
-use crate::headers::{Headers, IPV4_HEADER, IPV6_HEADER, Transport, protocol};
+use crate::headers::{Headers, IPV4_HEADER, IPV6_HEADER};
 use crate::plan;
+use crate::transport::{ICMP_HEADER, Transport, protocol};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-const ICMP_HEADER: usize = 8;
 
 /// RFC 1812 §4.3.2.3: as much of the packet as possible without exceeding 576 bytes.
 const IPV4_LIMIT: usize = 576;

@@ -39,11 +39,14 @@ pub mod plan;
 mod batch;
 mod bytes;
 mod coalesce;
+mod ecn;
+mod extensions;
 mod headers;
 mod icmp;
 mod offload;
 mod quoted;
 mod segments;
+mod transport;
 mod tun_packet;
 
 #[cfg(test)]
@@ -51,9 +54,11 @@ mod random;
 
 pub use batch::PacketBatch;
 pub use coalesce::{Coalesce, Pieces, Scratch, Write, Writes};
-pub use headers::{EchoKind, Ecn, Headers, ParseError, TcpFlags, Transport, protocol};
+pub use ecn::Ecn;
+pub use headers::{Headers, ParseError};
 pub use icmp::{IcmpError, Unreachable};
 pub use offload::{Offload, PartialChecksum, Segmentation, SegmentationKind, VIRTIO_HEADER};
 pub use quoted::Quoted;
 pub use segments::{ExceedsMtu, MAX_SEGMENTS, Segments};
+pub use transport::{EchoKind, TcpFlags, Transport, protocol};
 pub use tun_packet::{RewriteError, TunPacket};

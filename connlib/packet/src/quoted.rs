@@ -2,10 +2,9 @@
 
 use crate::bytes::{put_u16, u16_at, u32_at};
 use crate::checksum::{self, Update};
-use crate::headers::{
-    ChecksumField, Fragmentation, Headers, IPV4_HEADER, IPV6_HEADER, Transport, icmp_transport,
-    ipv6_at, protocol, walk_extensions,
-};
+use crate::extensions::{Fragmentation, walk_extensions};
+use crate::headers::{Headers, IPV4_HEADER, IPV6_HEADER, ipv6_at};
+use crate::transport::{ChecksumField, Transport, icmp_transport, protocol};
 use crate::tun_packet::{RewriteError, TunPacket, complete};
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -9,8 +9,9 @@
 
 use crate::bytes::{put_u16, put_u32, u16_at, u32_at};
 use crate::checksum::{Sum, pseudo_header};
-use crate::headers::{Headers, TcpFlags, Transport};
+use crate::headers::{Headers, IPV6_HEADER};
 use crate::offload::{Offload, PartialChecksum};
+use crate::transport::{TcpFlags, Transport};
 
 /// More segments than this in one super-packet are refused.
 pub const MAX_SEGMENTS: usize = 256;
@@ -171,7 +172,7 @@ impl Cut {
         let (ip, transport) = headers.split_at_mut(self.transport_offset);
 
         if self.is_ipv6 {
-            put_u16(ip, 4, (len - crate::headers::IPV6_HEADER) as u16);
+            put_u16(ip, 4, (len - IPV6_HEADER) as u16);
         } else {
             let identification = self.identification.wrapping_add(index as u16);
             put_u16(ip, 2, len as u16);

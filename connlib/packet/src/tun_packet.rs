@@ -2,11 +2,13 @@
 
 use crate::bytes::{put_u16, u16_at};
 use crate::checksum::{self, Sum, Update};
-use crate::headers::{ChecksumField, Ecn, Headers, IPV4_HEADER, ParseError, Transport, protocol};
+use crate::ecn::Ecn;
+use crate::headers::{Headers, IPV4_HEADER, IPV6_HEADER, ParseError};
 use crate::icmp::IcmpError;
 use crate::offload::{Offload, SegmentationKind};
 use crate::quoted::Quoted;
 use crate::segments::{self, ExceedsMtu, MAX_SEGMENTS, Segments};
+use crate::transport::{ChecksumField, Transport};
 use std::net::IpAddr;
 
 /// One packet, or a super-packet that [`segments`](Self::segments) cuts.
@@ -39,7 +41,7 @@ impl<'a> TunPacket<'a> {
         let mut partial = false;
         if let Some(checksum) = offload.checksum {
             let (start, offset) = (usize::from(checksum.start), usize::from(checksum.offset));
-            let ip_header = if headers.is_ipv6() { 40 } else { IPV4_HEADER };
+            let ip_header = if headers.is_ipv6() { IPV6_HEADER } else { IPV4_HEADER };
             if start < ip_header || start + offset + 2 > bytes.len() {
                 return Err(ParseError::Offload);
             }
@@ -270,6 +272,5 @@ fn is_transport_intact(headers: &Headers, bytes: &[u8]) -> bool {
         ),
         false => Sum::default(),
     };
-    debug_assert!(headers.protocol() != protocol::ICMP || !field.pseudo_header);
     pseudo.add_bytes(body).is_intact()
 }
