@@ -1,0 +1,615 @@
+//! The link to one peer: an ICE agent that finds the path and WireGuard that protects what travels on it.
+//!
+//! A link is one value without references to others, so that links can be spread over threads.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use boringtun::noise::rate_limiter::RateLimiter;
+use boringtun::x25519::{PublicKey, StaticSecret};
+use is::stun::{StunMessage, StunPacket};
+use is::{Candidate, IceAgent, IceAgentEvent, IceConnectionState, IceCreds, Protocol};
+
+use connlib_packet::plan::MTU;
+
+use crate::OVERHEAD;
+use crate::candidates::{LocalCandidates, to_sdp};
+use crate::index::LinkIndex;
+use crate::output::{Event, Failure, Output, Path, PeerId, Transmit};
+use crate::send_queue::SendQueue;
+use crate::wireguard::{self, MAX_HANDSHAKE, Tick, WireGuard};
+
+/// Packets that wait for the path; the oldest goes first.
+const MAX_PENDING: usize = 128;
+
+/// Candidates that we believe a peer to have, signalled or seen. A peer that claims more is a broken one.
+const MAX_REMOTE_CANDIDATES: usize = 64;
+
+/// How long a peer may take to signal its first candidate.
+const FIRST_CANDIDATE: Duration = Duration::from_secs(10);
+
+/// How long all pairs may have failed before the link is given up: candidates may still be under way.
+const DISCONNECTED_GRACE: Duration = Duration::from_secs(2);
+
+/// How long this machine may be without any address before its links are given up.
+const OFFLINE_GRACE: Duration = Duration::from_secs(60);
+
+/// Without packets for so long, the path is checked at leisure.
+const IDLE_AFTER: Duration = Duration::from_secs(20);
+
+/// How long the path that the peer last used outranks what ICE says, at the controlled end.
+const AUTHENTICATED_PATH_LIFETIME: Duration = Duration::from_secs(5);
+
+/// Which end chooses the path (RFC 8445 §6.1.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Nominates pairs and starts handshakes: a client.
+    Controlling,
+    /// Follows: a gateway.
+    Controlled,
+}
+
+/// ICE user name fragment and password of one end.
+#[derive(Clone, PartialEq, Eq)]
+pub struct IceCredentials {
+    /// The user name fragment.
+    pub username: String,
+    /// The password.
+    pub password: String,
+}
+
+impl fmt::Debug for IceCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IceCredentials").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+impl From<IceCredentials> for IceCreds {
+    fn from(credentials: IceCredentials) -> Self {
+        Self { ufrag: credentials.username, pass: credentials.password }
+    }
+}
+
+/// All that makes up a link. Two equal ones are the same link.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LinkConfig {
+    /// The peer.
+    pub peer: PeerId,
+    /// Our role.
+    pub role: Role,
+    /// The peer's WireGuard key.
+    pub remote_public_key: [u8; 32],
+    /// WireGuard's preshared key.
+    pub preshared_key: [u8; 32],
+    /// Our ICE credentials.
+    pub local: IceCredentials,
+    /// The peer's ICE credentials.
+    pub remote: IceCredentials,
+}
+
+impl fmt::Debug for LinkConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LinkConfig")
+            .field("peer", &self.peer)
+            .field("role", &self.role)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(crate) struct Link {
+    config: LinkConfig,
+    agent: IceAgent,
+    wireguard: WireGuard,
+    locals: LocalCandidates,
+    remote_candidates: usize,
+    created: Instant,
+    path: Option<Path>,
+    /// The newest packet of the peer: says which path it used last.
+    last_authenticated: Option<Newest>,
+    /// Packets have travelled: the path works and WireGuard has, or had, a session.
+    connected: bool,
+    disconnected_since: Option<Instant>,
+    last_packet: Instant,
+    idle: bool,
+    pending: VecDeque<Vec<u8>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Newest {
+    session: u32,
+    counter: u64,
+    seen: Instant,
+}
+
+/// What the node must know beyond the queued outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Alive,
+    Failed(Failure),
+}
+
+/// What the link made of a datagram.
+#[derive(Debug)]
+pub(crate) enum Received {
+    /// The first so many bytes of the slot are a packet. `rearm`: timers may have moved.
+    Packet { len: usize, rearm: bool },
+    /// It was for the link itself.
+    Handled,
+    /// It was not authentic, or came twice.
+    Rejected,
+}
+
+impl Link {
+    pub(crate) fn new(
+        config: LinkConfig,
+        index: LinkIndex,
+        private_key: StaticSecret,
+        rate_limiter: Arc<RateLimiter>,
+        tie_breaker: u64,
+        now: Instant,
+    ) -> Self {
+        let mut agent = IceAgent::new(config.local.clone().into());
+        agent.set_remote_credentials(config.remote.clone().into());
+        agent.set_controlling(config.role == Role::Controlling);
+        agent.set_control_tie_breaker(tie_breaker);
+        agent.set_timing_advance(Duration::ZERO);
+        agent.set_max_candidate_pairs(100);
+        apply_timing(&mut agent, config.role, false);
+        let wireguard = WireGuard::new(
+            private_key,
+            PublicKey::from(config.remote_public_key),
+            config.preshared_key,
+            index,
+            rate_limiter,
+            now,
+        );
+        Self {
+            config,
+            agent,
+            wireguard,
+            locals: LocalCandidates::default(),
+            remote_candidates: 0,
+            created: now,
+            path: None,
+            last_authenticated: None,
+            connected: false,
+            disconnected_since: None,
+            last_packet: now,
+            idle: false,
+            pending: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn config(&self) -> &LinkConfig {
+        &self.config
+    }
+
+    /// The path in use, once packets can travel.
+    pub(crate) fn connected_path(&self) -> Option<Path> {
+        self.path.filter(|_| self.connected)
+    }
+
+    /// Time that a check of the path took there and back, if known.
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        self.agent.nominated_pair_rtt()
+    }
+
+    /// Takes over what this end can be reached by, and tells the peer what changed.
+    pub(crate) fn set_local_candidates(
+        &mut self,
+        locals: &LocalCandidates,
+        now: Instant,
+        out: &mut VecDeque<Output>,
+    ) {
+        let difference = locals.difference(&self.locals);
+        if difference.added.is_empty() && difference.removed.is_empty() {
+            return;
+        }
+        self.locals = locals.clone();
+        let mut removed = Vec::new();
+        for candidate in difference.removed {
+            let sdp = self
+                .agent
+                .local_candidates()
+                .find(|c| c.kind() == candidate.kind() && c.addr() == candidate.addr());
+            if self.agent.invalidate_candidate(&candidate) {
+                removed.extend(sdp);
+            }
+        }
+        let mut added = Vec::new();
+        for candidate in difference.added {
+            added.extend(self.agent.add_local_candidate(candidate).cloned());
+        }
+        let peer = self.config.peer;
+        if !removed.is_empty() {
+            let candidates = to_sdp(removed);
+            out.push_back(Output::Event(Event::InvalidatedCandidates { peer, candidates }));
+        }
+        if !added.is_empty() {
+            let candidates = to_sdp(added);
+            out.push_back(Output::Event(Event::NewCandidates { peer, candidates }));
+        }
+        self.wake(now);
+        self.leave_lost_address(now, out);
+        self.drive(now, out);
+    }
+
+    /// When the address that we send from is gone, the operating system picks another one until ICE has decided: the
+    /// peer follows an authenticated packet at once.
+    fn leave_lost_address(&mut self, now: Instant, out: &mut VecDeque<Output>) {
+        let Some(Path { local: Some(local), remote }) = self.path else { return };
+        if self.locals.has_host(local.ip()) {
+            return;
+        }
+        self.path = Some(Path { local: None, remote });
+        self.announce_path(now, out);
+    }
+
+    /// Sends an empty packet, so that the peer learns which path we use from now on.
+    fn announce_path(&mut self, now: Instant, out: &mut VecDeque<Output>) {
+        if self.config.role == Role::Controlling && self.wireguard.has_session(now) {
+            let mut slot = [0; MAX_HANDSHAKE];
+            let sealed = self.wireguard.seal(&[], &mut slot, now);
+            self.transmit(sealed, &slot, out);
+        }
+    }
+
+    /// Tells the peer all our candidates once more, as it may have lost them, and starts a new handshake.
+    pub(crate) fn renew(&mut self, now: Instant, out: &mut VecDeque<Output>) {
+        let candidates = to_sdp(self.agent.local_candidates().collect());
+        if !candidates.is_empty() {
+            let peer = self.config.peer;
+            out.push_back(Output::Event(Event::NewCandidates { peer, candidates }));
+        }
+        self.wake(now);
+        self.drive(now, out);
+    }
+
+    pub(crate) fn add_remote_candidate(
+        &mut self,
+        candidate: &str,
+        now: Instant,
+        out: &mut VecDeque<Output>,
+    ) {
+        let candidate = match Candidate::from_sdp_string(candidate) {
+            Ok(candidate) if self.remote_candidates < MAX_REMOTE_CANDIDATES => candidate,
+            Ok(_) => {
+                tracing::debug!(peer = %self.config.peer, "peer has too many candidates");
+                return;
+            }
+            Err(e) => {
+                tracing::debug!(peer = %self.config.peer, error = %e, "skipped malformed candidate");
+                return;
+            }
+        };
+        self.remote_candidates += 1;
+        self.agent.add_remote_candidate(candidate);
+        self.wake(now);
+        self.drive(now, out);
+    }
+
+    pub(crate) fn remove_remote_candidate(
+        &mut self,
+        candidate: &str,
+        now: Instant,
+        out: &mut VecDeque<Output>,
+    ) {
+        if let Ok(candidate) = Candidate::from_sdp_string(candidate) {
+            // The agent searches both ends' candidates: one of ours must not go because the peer said so.
+            let is_ours = self.agent.local_candidates().any(|c| c.addr() == candidate.addr());
+            if !is_ours && self.agent.invalidate_candidate(&candidate) {
+                self.remote_candidates = self.remote_candidates.saturating_sub(1);
+            }
+        }
+        self.drive(now, out);
+    }
+
+    /// Takes a STUN message that names this link.
+    pub(crate) fn handle_stun(
+        &mut self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        message: StunMessage<'_>,
+        now: Instant,
+        out: &mut VecDeque<Output>,
+    ) {
+        if message.is_binding_request() {
+            let known = self.agent.remote_candidates().any(|c| c.addr() == remote);
+            if !known {
+                if self.remote_candidates >= MAX_REMOTE_CANDIDATES {
+                    tracing::debug!(peer = %self.config.peer, "peer shows up from too many addresses");
+                    return;
+                }
+                if self.agent.accepts_message(&message) {
+                    self.remote_candidates += 1;
+                }
+            }
+        } else if self.agent.local_candidates().count() >= MAX_REMOTE_CANDIDATES {
+            // Each mapped address that a peer reports becomes a candidate of ours.
+            return;
+        }
+        let packet =
+            StunPacket { proto: Protocol::Udp, source: remote, destination: local, message };
+        self.agent.handle_packet(now, packet);
+        self.drive(now, out);
+    }
+
+    /// Encrypts a packet into the queue, or keeps it until there is a path.
+    pub(crate) fn seal(
+        &mut self,
+        packet: &[u8],
+        ecn: u8,
+        queue: &mut SendQueue,
+        now: Instant,
+    ) -> Result<(), QueueFull> {
+        let Some(path) = self.connected_path() else {
+            self.keep_pending(packet);
+            return Ok(());
+        };
+        let size = (packet.len() + OVERHEAD).max(MAX_HANDSHAKE);
+        let slot = queue.reserve(size).ok_or(QueueFull)?;
+        if let Some(len) = self.wireguard.seal(packet, slot, now) {
+            queue.commit(path, ecn, len);
+        }
+        self.last_packet = now;
+        Ok(())
+    }
+
+    /// Encrypts a packet that isn't part of a batch, or keeps it until there is a path.
+    pub(crate) fn send(&mut self, packet: &[u8], now: Instant, out: &mut VecDeque<Output>) {
+        if self.connected_path().is_none() {
+            self.keep_pending(packet);
+            return;
+        }
+        let mut slot = vec![0; (packet.len() + OVERHEAD).max(MAX_HANDSHAKE)];
+        let sealed = self.wireguard.seal(packet, &mut slot, now);
+        self.transmit(sealed, &slot, out);
+    }
+
+    /// Whether sealing or opening a packet now moves this link's timers nearer.
+    pub(crate) fn is_dormant(&self, now: Instant) -> bool {
+        self.idle || !self.connected || self.wireguard.is_quiet(now)
+    }
+
+    fn keep_pending(&mut self, packet: &[u8]) {
+        if self.pending.len() == MAX_PENDING {
+            self.pending.pop_front();
+        }
+        self.pending.push_back(packet.to_vec());
+    }
+
+    /// Authenticates a WireGuard message and, if it holds a packet, decrypts that into `slot`.
+    pub(crate) fn open(
+        &mut self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        datagram: &[u8],
+        slot: &mut [u8],
+        now: Instant,
+        out: &mut VecDeque<Output>,
+    ) -> Received {
+        let arrival = Path { local: Some(local), remote };
+        match self.wireguard.open(remote.ip(), datagram, slot, now) {
+            wireguard::Opened::Packet(len) => {
+                let rearm = self.is_dormant(now);
+                self.last_packet = now;
+                self.note_authentic(arrival, datagram, now, out);
+                self.become_connected(now, out);
+                Received::Packet { len, rearm }
+            }
+            wireguard::Opened::Reply { len, new_session } => {
+                let payload = slot.get(..len).unwrap_or_default().to_vec();
+                out.push_back(Output::Transmit(Transmit { path: arrival, payload }));
+                if new_session {
+                    self.become_connected(now, out);
+                }
+                Received::Handled
+            }
+            wireguard::Opened::Nothing { keepalive } => {
+                if keepalive {
+                    self.note_authentic(arrival, datagram, now, out);
+                    self.become_connected(now, out);
+                }
+                Received::Handled
+            }
+            wireguard::Opened::Rejected(e) => {
+                tracing::debug!(peer = %self.config.peer, error = ?e, "rejected WireGuard message");
+                Received::Rejected
+            }
+        }
+    }
+
+    /// The controlled end answers on the path of the newest authentic packet.
+    fn note_authentic(
+        &mut self,
+        arrival: Path,
+        datagram: &[u8],
+        now: Instant,
+        out: &mut VecDeque<Output>,
+    ) {
+        if self.config.role == Role::Controlling {
+            return;
+        }
+        let (session, counter) = session_and_counter(datagram);
+        // A new session counts from zero again.
+        let is_newest = self
+            .last_authenticated
+            .is_none_or(|newest| newest.session != session || newest.counter < counter);
+        if is_newest {
+            self.last_authenticated = Some(Newest { session, counter, seen: now });
+            self.take_path(arrival, now, out);
+        }
+    }
+
+    fn take_path(&mut self, path: Path, now: Instant, out: &mut VecDeque<Output>) {
+        if self.path == Some(path) {
+            return;
+        }
+        self.path = Some(path);
+        if self.connected {
+            let peer = self.config.peer;
+            out.push_back(Output::Event(Event::PathChanged { peer, path }));
+            self.announce_path(now, out);
+        }
+    }
+
+    fn become_connected(&mut self, now: Instant, out: &mut VecDeque<Output>) {
+        let Some(path) = self.path else { return };
+        if !self.connected {
+            self.connected = true;
+            let peer = self.config.peer;
+            out.push_back(Output::Event(Event::Connected { peer, path }));
+        }
+        if self.pending.is_empty() && !self.wireguard.has_waiting() {
+            return;
+        }
+        let mut slot = vec![0; usize::from(MTU) + OVERHEAD];
+        while let Some(sealed) = self.wireguard.seal_waiting(&mut slot, now) {
+            self.transmit(Some(sealed), &slot, out);
+        }
+        for packet in std::mem::take(&mut self.pending) {
+            if packet.len() + OVERHEAD <= slot.len() {
+                let sealed = self.wireguard.seal(&packet, &mut slot, now);
+                self.transmit(sealed, &slot, out);
+            }
+        }
+        self.last_packet = now;
+    }
+
+    fn transmit(&self, len: Option<usize>, slot: &[u8], out: &mut VecDeque<Output>) {
+        if let (Some(path), Some(payload)) = (self.path, len.and_then(|len| slot.get(..len))) {
+            out.push_back(Output::Transmit(Transmit { path, payload: payload.to_vec() }));
+        }
+    }
+
+    pub(crate) fn next_timeout(&mut self) -> Option<Instant> {
+        let first_candidate = (self.remote_candidates == 0).then(|| self.created + FIRST_CANDIDATE);
+        let grace = self.disconnected_since.map(|since| since + self.grace());
+        let idle = (self.connected && !self.idle).then(|| self.last_packet + IDLE_AFTER);
+        let checks = self.agent.poll_timeout();
+        let wireguard = self.wireguard.next_timeout();
+        [first_candidate, grace, idle, checks, wireguard].into_iter().flatten().min()
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant, out: &mut VecDeque<Output>) -> Fate {
+        if self.remote_candidates == 0 && now >= self.created + FIRST_CANDIDATE {
+            return Fate::Failed(Failure::NoCandidates);
+        }
+        if self.disconnected_since.is_some_and(|since| now >= since + self.grace()) {
+            return Fate::Failed(Failure::NoPath);
+        }
+        if self.connected && !self.idle && now >= self.last_packet + IDLE_AFTER {
+            self.set_idle(true);
+        }
+        let mut slot = [0; MAX_HANDSHAKE];
+        if self.path.is_some() {
+            match self.wireguard.handle_timeout(&mut slot, now) {
+                Tick::Nothing => {}
+                Tick::Send(len) => self.transmit(Some(len), &slot, out),
+                Tick::HandshakeTimeout => return Fate::Failed(Failure::HandshakeTimeout),
+            }
+        }
+        self.drive(now, out);
+        Fate::Alive
+    }
+
+    fn grace(&self) -> Duration {
+        if self.locals.iter().next().is_none() { OFFLINE_GRACE } else { DISCONNECTED_GRACE }
+    }
+
+    pub(crate) fn wake(&mut self, now: Instant) {
+        self.last_packet = now;
+        if self.idle {
+            self.set_idle(false);
+        }
+    }
+
+    fn set_idle(&mut self, idle: bool) {
+        self.idle = idle;
+        apply_timing(&mut self.agent, self.config.role, idle);
+    }
+
+    /// Lets the agent do what is due and acts on what it says.
+    fn drive(&mut self, now: Instant, out: &mut VecDeque<Output>) {
+        // One call handles one pair; there are at most 100 of them.
+        for _ in 0..128 {
+            self.agent.handle_timeout(now);
+            let mut did_something = false;
+            while let Some(transmit) = self.agent.poll_transmit() {
+                did_something = true;
+                let path = Path { local: Some(transmit.source), remote: transmit.destination };
+                let payload = transmit.contents.to_vec();
+                out.push_back(Output::Transmit(Transmit { path, payload }));
+            }
+            while let Some(event) = self.agent.poll_event() {
+                self.handle_ice_event(event, now, out);
+            }
+            if !did_something {
+                break;
+            }
+        }
+    }
+
+    fn handle_ice_event(&mut self, event: IceAgentEvent, now: Instant, out: &mut VecDeque<Output>) {
+        match event {
+            IceAgentEvent::NominatedSend { source, destination, .. } => {
+                let path = Path { local: Some(source), remote: destination };
+                self.handle_nomination(path, now, out);
+            }
+            IceAgentEvent::IceConnectionStateChange(IceConnectionState::Disconnected) => {
+                self.disconnected_since.get_or_insert(now);
+            }
+            IceAgentEvent::IceConnectionStateChange(state) => {
+                tracing::debug!(peer = %self.config.peer, ?state, "ICE");
+                self.disconnected_since = None;
+            }
+            IceAgentEvent::IceRestart(_) | IceAgentEvent::DiscoveredRecv { .. } => {}
+        }
+    }
+
+    fn handle_nomination(&mut self, path: Path, now: Instant, out: &mut VecDeque<Output>) {
+        let heard_recently = self
+            .last_authenticated
+            .is_some_and(|newest| now < newest.seen + AUTHENTICATED_PATH_LIFETIME);
+        if self.config.role == Role::Controlled && heard_recently {
+            return;
+        }
+        self.take_path(path, now, out);
+        if self.config.role == Role::Controlling && !self.connected {
+            let mut slot = [0; MAX_HANDSHAKE];
+            let initiated = self.wireguard.initiate(&mut slot, now);
+            self.transmit(initiated, &slot, out);
+        }
+        if self.wireguard.is_confirmed() {
+            self.become_connected(now, out);
+        }
+    }
+}
+
+/// The caller's [`SendQueue`] has no room.
+#[derive(Debug)]
+pub(crate) struct QueueFull;
+
+/// The session of a WireGuard data message and its counter, which is what orders them.
+fn session_and_counter(datagram: &[u8]) -> (u32, u64) {
+    let session = datagram.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
+    let counter = datagram.get(8..16).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
+    (session, counter)
+}
+
+/// How often pairs are checked and how soon they are given up. A client decides quickly, as it is the one that can do
+/// something about it; a gateway waits for its clients.
+fn apply_timing(agent: &mut IceAgent, role: Role, idle: bool) {
+    let (retransmits, initial, max) = match (role, idle) {
+        (Role::Controlling, false) => (12, 250, 1_500),
+        (Role::Controlling, true) => (4, 25_000, 25_000),
+        (Role::Controlled, false) => (45, 250, 15_000),
+        (Role::Controlled, true) => (40, 25_000, 25_000),
+    };
+    agent.set_max_stun_retransmits(retransmits);
+    agent.set_initial_stun_rto(Duration::from_millis(initial));
+    agent.set_max_stun_rto(Duration::from_millis(max));
+}

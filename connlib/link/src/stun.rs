@@ -1,0 +1,253 @@
+//! Server-reflexive addresses by STUN Binding (RFC 8489 §3, RFC 8445 §5.1.1.2).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+
+use crate::output::{Path, Transmit};
+
+const MAGIC_COOKIE: u32 = 0x2112_a442;
+const BINDING_REQUEST: u16 = 0x0001;
+const BINDING_SUCCESS: u16 = 0x0101;
+const MAPPED_ADDRESS: u16 = 0x0001;
+const XOR_MAPPED_ADDRESS: u16 = 0x0020;
+const HEADER: usize = 20;
+
+/// Keeps the NAT's mapping alive; routers forget after 30 s at the earliest (RFC 4787 REQ-5 demands 2 minutes).
+const REFRESH: Duration = Duration::from_secs(25);
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+/// A server that does not answer is asked again so often, for as long as it is configured.
+const MAX_RETRY: Duration = Duration::from_secs(60);
+
+/// Servers beyond this many are ignored.
+const MAX_SERVERS: usize = 16;
+
+/// Whether a datagram is a STUN message rather than WireGuard's: both begin with a small number, only STUN has the
+/// magic cookie.
+pub(crate) fn is_stun(datagram: &[u8]) -> bool {
+    datagram.len() >= HEADER && datagram[0] < 4 && datagram[4..8] == MAGIC_COOKIE.to_be_bytes()
+}
+
+/// The transaction id of a datagram for which [`is_stun`] holds.
+pub(crate) fn transaction_id(datagram: &[u8]) -> Option<[u8; 12]> {
+    datagram.get(8..HEADER)?.try_into().ok()
+}
+
+/// Whether a datagram for which [`is_stun`] holds is a request (class bits 00, RFC 8489 §5).
+pub(crate) fn is_request(datagram: &[u8]) -> bool {
+    datagram.len() >= 2 && datagram[0] & 1 == 0 && datagram[1] & 0x10 == 0
+}
+
+/// A mapping that a server told us: `mapped` is how the world sees `local`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mapping {
+    pub(crate) local: SocketAddr,
+    pub(crate) mapped: SocketAddr,
+}
+
+/// Asks servers for our address as they see it, and keeps asking.
+#[derive(Debug, Default)]
+pub(crate) struct StunServers {
+    servers: Vec<Server>,
+}
+
+#[derive(Debug)]
+struct Server {
+    address: SocketAddr,
+    transaction: [u8; 12],
+    ask_at: Instant,
+    backoff: Duration,
+    mapping: Option<Mapping>,
+}
+
+impl StunServers {
+    /// Replaces the list. Servers that stay keep their state.
+    pub(crate) fn set(&mut self, addresses: &[SocketAddr], now: Instant) {
+        self.servers.retain(|server| addresses.contains(&server.address));
+        for address in addresses {
+            if self.servers.len() >= MAX_SERVERS {
+                tracing::debug!(max = MAX_SERVERS, "more STUN servers than we ask");
+                break;
+            }
+            if !self.servers.iter().any(|server| server.address == *address) {
+                self.servers.push(Server {
+                    address: *address,
+                    transaction: [0; 12],
+                    ask_at: now,
+                    backoff: FIRST_RETRY,
+                    mapping: None,
+                });
+            }
+        }
+    }
+
+    /// Asks all servers anew, as the network has changed.
+    pub(crate) fn restart(&mut self, now: Instant) {
+        for server in &mut self.servers {
+            (server.ask_at, server.backoff, server.mapping) = (now, FIRST_RETRY, None);
+        }
+    }
+
+    /// The mappings known at present: at most one a family, as more would say the same.
+    pub(crate) fn mappings(&self) -> impl Iterator<Item = Mapping> {
+        let of_family = |v4: bool| {
+            let mut known = self.servers.iter().filter_map(|server| server.mapping);
+            known.find(|mapping| mapping.mapped.is_ipv4() == v4)
+        };
+        [of_family(true), of_family(false)].into_iter().flatten()
+    }
+
+    /// Takes a response. `None`: it answers none of our requests.
+    pub(crate) fn handle_response(
+        &mut self,
+        local: SocketAddr,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Option<Mapping> {
+        let transaction = transaction_id(datagram)?;
+        let server = self
+            .servers
+            .iter_mut()
+            .find(|server| server.address == from && server.transaction == transaction)?;
+        let mapping = Mapping { local, mapped: parse_binding_success(datagram)? };
+        server.mapping = Some(mapping);
+        server.ask_at = now + REFRESH;
+        server.backoff = FIRST_RETRY;
+        Some(mapping)
+    }
+
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        self.servers.iter().map(|server| server.ask_at).min()
+    }
+
+    pub(crate) fn handle_timeout(
+        &mut self,
+        now: Instant,
+        rng: &mut impl Rng,
+        mut transmit: impl FnMut(Transmit),
+    ) {
+        for server in self.servers.iter_mut().filter(|server| server.ask_at <= now) {
+            rng.fill_bytes(&mut server.transaction);
+            server.ask_at = now + server.backoff;
+            server.backoff = (server.backoff * 2).min(MAX_RETRY);
+            transmit(Transmit {
+                path: Path { local: None, remote: server.address },
+                payload: binding_request(server.transaction),
+            });
+        }
+    }
+}
+
+fn binding_request(transaction: [u8; 12]) -> Vec<u8> {
+    let mut message = Vec::with_capacity(HEADER);
+    message.extend(BINDING_REQUEST.to_be_bytes());
+    message.extend(0u16.to_be_bytes());
+    message.extend(MAGIC_COOKIE.to_be_bytes());
+    message.extend(transaction);
+    message
+}
+
+/// The address in a Binding success response (RFC 8489 §14.1, §14.2).
+fn parse_binding_success(message: &[u8]) -> Option<SocketAddr> {
+    let (header, mut rest) = message.split_at_checked(HEADER)?;
+    if u16::from_be_bytes([header[0], header[1]]) != BINDING_SUCCESS {
+        return None;
+    }
+    let mut fallback = None;
+    while let Some((head, tail)) = rest.split_at_checked(4) {
+        let kind = u16::from_be_bytes([head[0], head[1]]);
+        let len = usize::from(u16::from_be_bytes([head[2], head[3]]));
+        let value = tail.get(..len)?;
+        match kind {
+            XOR_MAPPED_ADDRESS => {
+                return parse_address(value, header.get(4..HEADER)?.try_into().ok()?);
+            }
+            MAPPED_ADDRESS => fallback = parse_address(value, [0; 16]),
+            _ => {}
+        }
+        rest = tail.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+    fallback
+}
+
+/// An address attribute, with the bytes that it is obfuscated by: cookie and transaction id, or zeros.
+fn parse_address(value: &[u8], xor: [u8; 16]) -> Option<SocketAddr> {
+    let (head, ip) = value.split_at_checked(4)?;
+    let port = u16::from_be_bytes([head[2] ^ xor[0], head[3] ^ xor[1]]);
+    let ip: IpAddr = match (head[1], ip.len()) {
+        (1, 4) => Ipv4Addr::from(std::array::from_fn::<u8, 4, _>(|i| ip[i] ^ xor[i])).into(),
+        (2, 16) => Ipv6Addr::from(std::array::from_fn::<u8, 16, _>(|i| ip[i] ^ xor[i])).into(),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    // RFC 5769 §2.2 and §2.3: sample responses, cut after the mapped address.
+    const SAMPLE_V4: &[u8] =
+        b"\x01\x01\x00\x0c\x21\x12\xa4\x42\xb7\xe7\xa7\x01\xbc\x34\xd6\x86\xfa\x87\xdf\xae\
+        \x00\x20\x00\x08\x00\x01\xa1\x47\xe1\x12\xa6\x43";
+    const SAMPLE_V6: &[u8] = b"\x01\x01\x00\x18\x21\x12\xa4\x42\xb7\xe7\xa7\x01\xbc\x34\xd6\x86\xfa\x87\xdf\xae\
+        \x00\x20\x00\x14\x00\x02\xa1\x47\x01\x13\xa9\xfa\xa5\xd3\xf1\x79\xbc\x25\xf4\xb5\xbe\xd2\xb9\xd9";
+
+    #[test]
+    fn mapped_addresses_of_the_rfc_are_understood() {
+        assert_eq!(parse_binding_success(SAMPLE_V4), Some("192.0.2.1:32853".parse().unwrap()));
+        assert_eq!(
+            parse_binding_success(SAMPLE_V6),
+            Some("[2001:db8:1234:5678:11:2233:4455:6677]:32853".parse().unwrap())
+        );
+    }
+
+    #[test]
+    fn truncated_responses_are_no_addresses() {
+        for len in 0..SAMPLE_V6.len() {
+            assert_eq!(parse_binding_success(&SAMPLE_V6[..len]), None);
+        }
+    }
+
+    #[test]
+    fn only_the_server_that_was_asked_may_answer() {
+        let now = Instant::now();
+        let (server, stranger) = (addr("198.51.100.1:3478"), addr("198.51.100.2:3478"));
+        let mut servers = StunServers::default();
+        servers.set(&[server], now);
+        let mut sent = Vec::new();
+        servers.handle_timeout(now, &mut ChaCha8Rng::seed_from_u64(1), |t| sent.push(t));
+        assert!(is_stun(&sent[0].payload) && is_request(&sent[0].payload));
+
+        let mut response = SAMPLE_V4.to_vec();
+        response[8..20].copy_from_slice(&sent[0].payload[8..20]);
+        let local = addr("10.0.0.1:52625");
+        assert_eq!(servers.handle_response(local, stranger, &response, now), None);
+        assert!(servers.handle_response(local, server, &response, now).is_some());
+        assert_eq!(servers.mappings().count(), 1);
+        assert_eq!(servers.next_timeout(), Some(now + REFRESH));
+    }
+
+    #[test]
+    fn a_silent_server_is_asked_again_with_growing_patience() {
+        let mut now = Instant::now();
+        let mut servers = StunServers::default();
+        servers.set(&[addr("198.51.100.1:3478")], now);
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut sent = 0;
+        let end = now + Duration::from_secs(600);
+        while now < end {
+            servers.handle_timeout(now, &mut rng, |_| sent += 1);
+            now = servers.next_timeout().unwrap();
+        }
+        assert!((10..20).contains(&sent), "{sent}");
+    }
+
+    fn addr(s: &str) -> SocketAddr {
+        s.parse().unwrap()
+    }
+}
