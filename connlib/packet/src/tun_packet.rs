@@ -3,7 +3,7 @@
 use crate::bytes::{put_u16, u16_at};
 use crate::checksum::{self, Sum, Update};
 use crate::ecn::Ecn;
-use crate::headers::{Headers, IPV4_HEADER, IPV6_HEADER, ParseError};
+use crate::headers::{Headers, ParseError};
 use crate::icmp::IcmpError;
 use crate::offload::{Offload, SegmentationKind};
 use crate::quoted::Quoted;
@@ -41,14 +41,14 @@ impl<'a> TunPacket<'a> {
         let mut partial = false;
         if let Some(checksum) = offload.checksum {
             let (start, offset) = (usize::from(checksum.start), usize::from(checksum.offset));
-            let ip_header = if headers.is_ipv6() { IPV6_HEADER } else { IPV4_HEADER };
-            if start < ip_header || start + offset + 2 > bytes.len() {
-                return Err(ParseError::Offload);
-            }
-            // It may also be the checksum of a packet inside this one.
             partial = headers.checksum_field().is_some_and(|field| {
                 start == headers.transport_offset() && start + offset == field.at
             });
+            // Else it is the checksum of a packet inside this one.
+            let is_inside = start >= headers.payload_offset() && start + offset + 2 <= bytes.len();
+            if !partial && !is_inside {
+                return Err(ParseError::Offload);
+            }
         }
         if let Some(segmentation) = offload.segmentation {
             let fits = match (segmentation.kind, headers.transport()) {

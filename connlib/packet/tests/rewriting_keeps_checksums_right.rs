@@ -1,4 +1,5 @@
 //! After every rewrite the checksums are what they would be if the packet had been built that way.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 mod support;
 

@@ -4,7 +4,7 @@
 #[path = "../../src/random.rs"]
 mod random;
 
-pub(crate) use self::judge::{assert_intact, checksum_of, judge};
+pub(crate) use self::judge::{assert_intact, checksum_of, judge, transport_checksum};
 pub(crate) use self::random::Random;
 
 mod judge;
