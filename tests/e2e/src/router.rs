@@ -1,0 +1,67 @@
+//! A router such as homes and offices have: it forwards, and hides what is behind it.
+
+use std::ops::Deref;
+
+use anyhow::Result;
+
+use crate::Namespace;
+
+/// How a router translates what leaves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nat {
+    /// Linux's usual way: the port stays if it is free, whatever the destination.
+    Masquerade,
+    /// A new random port for each destination, which no peer can predict.
+    Symmetric,
+}
+
+/// A namespace that forwards between its interfaces.
+#[derive(Debug)]
+pub struct Router {
+    namespace: Namespace,
+}
+
+impl Router {
+    pub(crate) fn create(namespace: Namespace) -> Result<Self> {
+        namespace.sysctl("net.ipv4.ip_forward", 1)?;
+        namespace.sysctl("net.ipv6.conf.all.forwarding", 1)?;
+        Ok(Self { namespace })
+    }
+
+    /// Masquerades both address families towards the interface `wan` and lets nothing in that
+    /// does not answer something that went out. Replaces what was set before.
+    pub fn masquerade(&self, wan: &str, nat: Nat) -> Result<()> {
+        let ports = match nat {
+            Nat::Masquerade => "",
+            Nat::Symmetric => "random,fully-random",
+        };
+        self.namespace.nft(&format!(
+            "table inet router
+             delete table inet router
+             table inet router {{
+                 chain translate {{
+                     type nat hook postrouting priority srcnat
+                     oifname {wan} masquerade {ports}
+                 }}
+                 chain guard {{
+                     type filter hook forward priority filter
+                     iifname {wan} ct state established,related accept
+                     iifname {wan} drop
+                 }}
+                 # Answering strangers would occupy their ports in the translation table.
+                 chain own {{
+                     type filter hook input priority filter
+                     iifname {wan} meta l4proto {{ tcp, udp }} ct state new drop
+                 }}
+             }}"
+        ))
+    }
+}
+
+impl Deref for Router {
+    type Target = Namespace;
+
+    fn deref(&self) -> &Namespace {
+        &self.namespace
+    }
+}
