@@ -490,7 +490,8 @@ impl Link {
         let grace = self.disconnected_since.map(|since| since + self.grace());
         let idle = (self.connected && !self.idle).then(|| self.last_packet + IDLE_AFTER);
         let checks = self.agent.poll_timeout();
-        let wireguard = self.wireguard.next_timeout();
+        // Without a path there is nothing that WireGuard could send.
+        let wireguard = self.path.and_then(|_| self.wireguard.next_timeout());
         [first_candidate, grace, idle, checks, wireguard].into_iter().flatten().min()
     }
 

@@ -100,8 +100,11 @@ impl Pair {
     /// Lets time pass: delivers what is under way and wakes both ends when they asked for it.
     pub fn run(&mut self, duration: Duration) {
         let end = self.now + duration;
+        let mut wakes = 0;
         loop {
             self.settle();
+            wakes += 1;
+            assert!(wakes < 10_000, "a state machine wants to be woken without end");
             let next = self.client.next_timeout.min(self.gateway.next_timeout);
             if next > end {
                 self.now = end;
