@@ -472,9 +472,9 @@ mod tests {
     #[test]
     fn datagrams_are_sent_again_until_the_time_is_up() {
         let (mut forwarder, start) = (forwarder(), Instant::now());
-        forwarder.forward(udp(1000), ask(42, "example.com."), &server(), TIMEOUT, start);
+        forwarder.forward(udp(1000), ask(42, "example.com."), &server(), TUNNEL_TIMEOUT, start);
         let [first] = transmits(&mut forwarder).try_into().unwrap();
-        for second in [1, 3] {
+        for second in [1, 3, 7] {
             let due = timeout(&mut forwarder).unwrap();
             assert_eq!(due, start + Duration::from_secs(second));
             forwarder.handle_timeout(due - Duration::from_millis(1));
@@ -483,7 +483,7 @@ mod tests {
             assert_eq!(transmits(&mut forwarder), std::slice::from_ref(&first));
         }
         let due = timeout(&mut forwarder).unwrap();
-        assert_eq!(due, start + TIMEOUT);
+        assert_eq!(due, start + TUNNEL_TIMEOUT);
         forwarder.handle_timeout(due);
         let expected = (1000, 42, ResponseCode::ServFail, 0);
         assert_eq!(answers(&mut forwarder), (vec![expected], vec![first.query]));
@@ -572,6 +572,16 @@ mod tests {
         let (answers, finished) = answers(&mut forwarder);
         assert_eq!((answers.len(), finished.len()), (MAX_WAITING, sent.len()));
         assert_nothing_left(&forwarder);
+    }
+
+    #[test]
+    fn ids_on_the_wire_are_unique_and_zero_is_for_https() {
+        let mut forwarder = forwarder();
+        for _ in 0..u16::MAX {
+            assert_ne!(forwarder.choose_id(Transport::Tcp), 0);
+        }
+        assert_eq!(forwarder.sent_ids.len(), usize::from(u16::MAX));
+        assert_eq!(forwarder.choose_id(Transport::Https), 0);
     }
 
     #[test]

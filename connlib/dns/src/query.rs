@@ -205,6 +205,7 @@ pub(crate) mod tests {
     use hickory_proto::rr::{DNSClass, Name as HickoryName, RData};
 
     use super::*;
+    use crate::wire::RCODE;
 
     /// A query for `name`, encoded by somebody else.
     pub(crate) fn message(id: u16, name: &str, rtype: RecordType) -> Message {
@@ -315,6 +316,16 @@ pub(crate) mod tests {
             [(owner(), 1, "100.96.0.1".to_owned()), (owner(), 1, "100.96.0.2".to_owned())]
         );
         assert!(answer.edns.is_none());
+    }
+
+    #[test]
+    fn answers_repeat_no_flags_that_are_not_theirs() {
+        let mut bytes = message(1, "example.com.", RecordType::A).to_vec().unwrap();
+        // AA and TC mean nothing in a query; RD and CD are to be repeated.
+        bytes[2] |= 0x06;
+        bytes[3] = 0xff & !RCODE;
+        let answer = Query::parse(&bytes).unwrap().answer_empty(ResponseCode::NXDomain);
+        assert_eq!(answer[2..4], [QR | RD, RA | CD | 3]);
     }
 
     #[test]

@@ -165,6 +165,24 @@ fn services_of_a_resource_are_asked_of_its_gateway() {
 }
 
 #[test]
+fn servers_of_the_portal_may_be_far_away() {
+    let mut world = world();
+    let ip = IpAddr::from([192, 0, 2, 53]);
+    let doh = vec!["https://192.0.2.53/dns-query".parse().unwrap()];
+    for (do53, doh, seconds) in [(vec![ip], vec![], 10), (vec![], vec![], 5), (vec![], doh, 5)] {
+        let system = vec![SocketAddr::from((ip, 53))];
+        world.resolver.set_upstreams(&UpstreamConfig { do53, doh, system });
+        world.ask(1, "example.com.", RecordType::A);
+        world.transmit();
+        world.resolver.handle_timeout(world.now + Duration::from_millis(seconds * 1000 - 1));
+        while let Output::Transmit(_) = world.resolver.poll_output() {}
+        world.resolver.handle_timeout(world.now + Duration::from_secs(seconds));
+        assert_eq!(world.answer().metadata.response_code, ResponseCode::ServFail, "{seconds}");
+        assert!(matches!(world.resolver.poll_output(), Output::Finished(_)));
+    }
+}
+
+#[test]
 fn new_servers_end_what_is_under_way_and_silence_old_sentinels() {
     let mut world = world();
     let old = client(&world.resolver);
