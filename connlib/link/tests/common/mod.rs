@@ -1,5 +1,5 @@
 //! Two nodes on a network in memory.
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(clippy::unwrap_used, dead_code, missing_docs, unreachable_pub)]
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
