@@ -128,7 +128,8 @@ impl Scratch {
         let Some(packet) = batch.packet(index) else { return };
         self.next.push(0);
         let mut group = Group::of(packet, index as u32);
-        let Some((hash, headers)) = flow(packet) else {
+        let flow = if what.tcp || what.udp { flow(packet) } else { None };
+        let Some((hash, headers)) = flow else {
             self.groups.push(group);
             return;
         };

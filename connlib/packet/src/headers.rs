@@ -70,6 +70,7 @@ impl Headers {
     ///
     /// Accepts what a host sends: whole packets, IPv4 options, a bounded number of IPv6 extension headers. See
     /// [`ParseError`] for what is refused.
+    #[inline]
     pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
         let mut headers = match bytes.first().ok_or(ParseError::Truncated)? >> 4 {
             4 => Self::parse_ipv4(bytes)?,
