@@ -59,6 +59,8 @@ pub trait Role: 'static {
     const TOPIC: &'static str;
     /// The path of its endpoint, below the path of the API's URL.
     const PATH: &'static str;
+    /// What it says when it joins; `null` on the wire for [`unit`].
+    type Join: Serialize + Send;
     /// What the portal tells it.
     type FromPortal: Message;
     /// What it tells the portal.

@@ -26,6 +26,7 @@ pub enum ClientRole {}
 impl Role for ClientRole {
     const TOPIC: &'static str = "client";
     const PATH: &'static str = "/client/v2/websocket";
+    type Join = ();
     type FromPortal = FromPortal;
     type ToPortal = ToPortal;
 }

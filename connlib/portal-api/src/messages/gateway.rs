@@ -21,6 +21,7 @@ pub enum GatewayRole {}
 impl Role for GatewayRole {
     const TOPIC: &'static str = "gateway";
     const PATH: &'static str = "/gateway/v2/websocket";
+    type Join = ();
     type FromPortal = FromPortal;
     type ToPortal = ToPortal;
 }

@@ -12,6 +12,7 @@ pub enum RelayRole {}
 impl Role for RelayRole {
     const TOPIC: &'static str = "relay";
     const PATH: &'static str = "/relay/websocket";
+    type Join = Join;
     type FromPortal = FromPortal;
     type ToPortal = ToPortal;
 }
