@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use connlib_link::PeerId;
 use uuid::Uuid;
 
 macro_rules! id {
@@ -46,6 +47,23 @@ macro_rules! id {
     };
 }
 
+/// An ID that a link can be named by.
+macro_rules! peer {
+    ($name:ident) => {
+        impl From<$name> for PeerId {
+            fn from(id: $name) -> Self {
+                Self(id.0)
+            }
+        }
+
+        impl From<PeerId> for $name {
+            fn from(peer: PeerId) -> Self {
+                Self(peer.0)
+            }
+        }
+    };
+}
+
 id! {
     /// A resource of the policy.
     ResourceId
@@ -62,3 +80,5 @@ id! {
     /// A site: the gateways that reach the same network.
     SiteId
 }
+peer!(GatewayId);
+peer!(ClientId);

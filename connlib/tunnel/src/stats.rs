@@ -7,12 +7,12 @@ pub struct Stats {
     pub packets_in: u64,
     /// Packets, or super-packets, that came from the TUN device and went to a link.
     pub packets_out: u64,
-    dropped: [u64; Drop::ALL.len()],
+    dropped: [u64; DropReason::ALL.len()],
 }
 
 /// Why a packet went no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Drop {
+pub enum DropReason {
     /// A datagram that belongs to no link, or isn't authentic.
     NotAuthentic,
     /// Not a packet that can be handled: see [`ParseError`](connlib_packet::ParseError).
@@ -41,7 +41,7 @@ pub enum Drop {
     Overflow,
 }
 
-impl Drop {
+impl DropReason {
     /// All of them.
     pub const ALL: [Self; 13] = [
         Self::NotAuthentic,
@@ -62,16 +62,16 @@ impl Drop {
 
 impl Stats {
     /// How many packets were dropped for this reason.
-    pub fn dropped(&self, reason: Drop) -> u64 {
+    pub fn dropped(&self, reason: DropReason) -> u64 {
         self.dropped[reason as usize]
     }
 
     /// How many packets were dropped for each reason that occurred.
-    pub fn drops(&self) -> impl Iterator<Item = (Drop, u64)> {
-        Drop::ALL.into_iter().zip(self.dropped).filter(|(_, count)| *count > 0)
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        DropReason::ALL.into_iter().zip(self.dropped).filter(|(_, count)| *count > 0)
     }
 
-    pub(crate) fn count(&mut self, reason: Drop) {
+    pub(crate) fn count(&mut self, reason: DropReason) {
         self.dropped[reason as usize] += 1;
     }
 }
@@ -83,10 +83,10 @@ mod tests {
     #[test]
     fn every_reason_has_its_own_counter() {
         let mut stats = Stats::default();
-        for (index, reason) in Drop::ALL.into_iter().enumerate() {
+        for (index, reason) in DropReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index);
             stats.count(reason);
         }
-        assert!(stats.drops().eq(Drop::ALL.map(|reason| (reason, 1))));
+        assert!(stats.drops().eq(DropReason::ALL.map(|reason| (reason, 1))));
     }
 }

@@ -1,0 +1,20 @@
+//! The gateway's end: lets clients reach what they are authorized for, and nothing else.
+
+mod authorization;
+mod event;
+mod names;
+mod nat;
+mod peer;
+mod peers;
+mod policy;
+mod resolutions;
+mod session;
+mod translations;
+mod tunnel;
+
+pub use authorization::{
+    Authorization, AuthorizeError, AuthorizedClient, AuthorizedResource, Retained, Target,
+};
+pub use event::{GatewayEvent, Gone};
+pub use resolutions::{ResolutionId, ResolveError};
+pub use tunnel::{GatewayConfig, GatewayTunnel};
