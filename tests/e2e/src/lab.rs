@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, Permissions},
     io::ErrorKind,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -14,8 +14,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{Binaries, Namespace, Router, link::Switch, log::Log, sweep};
 
-/// Where labs keep their locks and logs; one directory a lab.
-pub(crate) const ROOT: &str = "/run/connlib-labs";
+/// Where labs keep their locks and logs; one directory a lab. On a disk, because tests move large
+/// files.
+pub(crate) const ROOT: &str = "/var/tmp/connlib-labs";
 
 /// A run's networks and programs. Dropping it takes everything down.
 ///
@@ -68,8 +69,7 @@ impl Lab {
             nix::unistd::geteuid().is_root(),
             "network namespaces need root: run this as root, for example with `sudo -E env PATH=$PATH`"
         );
-        fs::create_dir_all(ROOT).with_context(|| format!("cannot create {ROOT}"))?;
-        fs::set_permissions(ROOT, Permissions::from_mode(0o700))?;
+        create_root().with_context(|| format!("cannot use the directory {ROOT}"))?;
 
         // Nobody may take a half-made lab for an abandoned one.
         let _creation = sweep::exclusively()?;
@@ -232,6 +232,15 @@ impl Site {
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Everybody may write where the root directory lies, so it is ours only if root made it.
+fn create_root() -> Result<()> {
+    fs::create_dir_all(ROOT)?;
+    let metadata = fs::symlink_metadata(ROOT)?;
+    ensure!(metadata.is_dir() && metadata.uid() == 0, "it belongs to somebody else");
+    fs::set_permissions(ROOT, Permissions::from_mode(0o700))?;
+    Ok(())
 }
 
 /// Creates a directory whose name nobody uses; the name is the lab's id.

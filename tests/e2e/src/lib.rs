@@ -28,7 +28,8 @@
 //!
 //! Modules, from the ground up: [`lab`] (what a run owns), [`namespace`], [`link`] (cables and
 //! switches), [`wire`] (cables with delay and loss), [`router`], [`process`] and [`log`] (programs and
-//! what they said), [`probe`] (what an application would notice).
+//! what they said), [`probe`] (what an application would notice), [`topology`]
+//! (the network that most tests share), [`scenario`] (portal, gateway and client on it).
 #![forbid(unsafe_code)]
 
 mod binaries;
@@ -41,7 +42,9 @@ pub mod payload;
 pub mod probe;
 pub mod process;
 pub mod router;
+pub mod scenario;
 mod sweep;
+pub mod topology;
 pub mod wait;
 pub mod wire;
 
@@ -51,3 +54,4 @@ pub use lab::Lab;
 pub use namespace::Namespace;
 pub use process::Process;
 pub use router::{Nat, Router};
+pub use scenario::{Scenario, Setup};

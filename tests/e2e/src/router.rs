@@ -25,6 +25,8 @@ impl Router {
     pub(crate) fn create(namespace: Namespace) -> Result<Self> {
         namespace.sysctl("net.ipv4.ip_forward", 1)?;
         namespace.sysctl("net.ipv6.conf.all.forwarding", 1)?;
+        // A cable that is pulled and put back must find the addresses that were there.
+        namespace.sysctl("net.ipv6.conf.all.keep_addr_on_down", 1)?;
         Ok(Self { namespace })
     }
 

@@ -1,0 +1,261 @@
+//! Portal, gateway and client, the real binaries, on a [`Direct`] network.
+
+use std::{
+    fs::{self, Permissions},
+    net::TcpStream,
+    os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    Lab, Namespace, Process,
+    process::Command,
+    topology::{Direct, Options},
+    wait,
+};
+
+/// What the binaries log at the moments that matter.
+pub mod event {
+    /// Gateway and client: the portal has accepted the token and sent its first message.
+    pub const SIGNED_IN: &str = "signed in";
+    /// Client: a packet or a query wants a resource, and the portal is asked.
+    pub const AUTHORIZATION_REQUESTED: &str = "authorization requested";
+    /// Gateway and client: a resource may be used. Fields: `resource`.
+    pub const AUTHORIZED: &str = "authorized";
+    /// Gateway and client: packets may flow to the peer. Fields: `local`, `remote`.
+    pub const PATH_ESTABLISHED: &str = "path established";
+}
+
+/// Who may reach what, unless a test says otherwise.
+pub const POLICY: &str = r#"account = "lab"
+
+[[site]]
+name = "office"
+
+[[gateway]]
+name = "gateway"
+site = "office"
+
+[[client]]
+name = "client"
+
+[[resource]]
+name = "web server"
+type = "cidr"
+address = "10.20.0.10/32"
+filters = ["tcp/80", "udp", "icmp"]
+sites = ["office"]
+
+[[resource]]
+name = "web server v6"
+type = "cidr"
+address = "fd20::10/128"
+filters = ["tcp/80", "udp", "icmp"]
+sites = ["office"]
+
+[[resource]]
+name = "office names"
+type = "dns"
+address = "*.office.example"
+sites = ["office"]
+
+# There is such a thing, but no policy lets anybody reach it.
+[[resource]]
+name = "database"
+type = "cidr"
+address = "10.20.0.20/32"
+sites = ["office"]
+
+[[policy]]
+name = "the client works"
+clients = ["client"]
+resources = ["web server", "web server v6", "office names"]
+"#;
+
+const PORTAL_URL: &str = "ws://portal.example:8080";
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// What a scenario starts with.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The network.
+    pub network: Options,
+    /// The portal's policy file.
+    pub policy: String,
+    /// What the client does with `/etc/resolv.conf`.
+    pub dns_control: String,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            network: Options::default(),
+            policy: POLICY.to_owned(),
+            dns_control: "etc-resolv-conf".to_owned(),
+        }
+    }
+}
+
+/// The three programs, running. They can be stopped and started by themselves.
+#[derive(Debug)]
+pub struct Scenario {
+    /// The network that they run on.
+    pub network: Direct,
+    /// The portal, while it runs.
+    pub portal: Option<Process>,
+    /// The gateway, while it runs.
+    pub gateway: Option<Process>,
+    /// The client, while it runs.
+    pub client: Option<Process>,
+    setup: Setup,
+    // The last to go: everything above lives in it.
+    lab: Lab,
+}
+
+impl Scenario {
+    /// Starts all three and waits until both ends have signed in.
+    pub fn start(setup: Setup) -> Result<Self> {
+        let mut scenario = Self::prepare(Lab::new()?, setup)?;
+        scenario.start_portal()?;
+        scenario.start_gateway()?;
+        scenario.start_client()?;
+        Ok(scenario)
+    }
+
+    /// Lays the network and starts none of them.
+    pub fn prepare(lab: Lab, setup: Setup) -> Result<Self> {
+        let network = Direct::lay(&lab, &setup.network)?;
+        let scenario = Self { network, portal: None, gateway: None, client: None, setup, lab };
+        scenario.set_policy(&scenario.setup.policy)?;
+        Ok(scenario)
+    }
+
+    /// The lab that it runs in.
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// Writes the policy file anew, as a whole. A running portal notices by itself.
+    pub fn set_policy(&self, policy: &str) -> Result<()> {
+        let (new, path) = (self.file("policy.toml.new"), self.file("policy.toml"));
+        fs::write(&new, policy)?;
+        fs::set_permissions(&new, Permissions::from_mode(0o600))?;
+        fs::rename(new, path)?;
+        Ok(())
+    }
+
+    /// Starts the portal and waits until it listens.
+    pub fn start_portal(&mut self) -> Result<&mut Process> {
+        let portal = &self.network.portal;
+        let process = portal
+            .command("connlib-portal")
+            .args(["run", "--listen", "[::]:8080", "--log-format", "json"])
+            .arg("--config")
+            .arg(self.file("policy.toml"))
+            .arg("--database")
+            .arg(self.file("portal.db"))
+            .spawn_watched("portal")?;
+        let process = self.portal.insert(process);
+        let connect =
+            || TcpStream::connect("[::1]:8080").or_else(|_| TcpStream::connect("127.0.0.1:8080"));
+        wait::until("the portal to listen", DEADLINE, || {
+            let ended = process.exit_status().is_ok_and(|status| status.is_some());
+            (ended || portal.enter(connect).is_ok_and(|stream| stream.is_ok())).then_some(())
+        })?;
+        ensure!(
+            process.exit_status()?.is_none(),
+            "the portal ended at once:\n{}",
+            process.log().tail(5)
+        );
+        Ok(process)
+    }
+
+    /// Starts the gateway and waits until it has signed in.
+    pub fn start_gateway(&mut self) -> Result<&mut Process> {
+        let process = self.member(&self.network.gateway, "gateway")?;
+        let process =
+            process.args(["--health-listen", "127.0.0.1:8081"]).spawn_watched("gateway")?;
+        let process = self.gateway.insert(process);
+        process.wait_for(event::SIGNED_IN, DEADLINE)?;
+        Ok(process)
+    }
+
+    /// Starts the client and waits until it has signed in.
+    pub fn start_client(&mut self) -> Result<&mut Process> {
+        let process = self.member(&self.network.client, "client")?;
+        let process =
+            process.args(["--dns-control", &self.setup.dns_control]).spawn_watched("client")?;
+        let process = self.client.insert(process);
+        process.wait_for(event::SIGNED_IN, DEADLINE)?;
+        Ok(process)
+    }
+
+    /// Fetches a page from the client's namespace. An error if there is none, whatever the reason.
+    pub fn fetch(&self, url: &str) -> Result<String> {
+        self.curl().arg(url).run()
+    }
+
+    /// `curl` in the client's namespace: quiet, failing on errors, giving up after 20 s.
+    pub fn curl(&self) -> Command {
+        self.network.client.command("curl").args([
+            "-q",
+            "--silent",
+            "--show-error",
+            "--fail",
+            "--max-time",
+            "20",
+        ])
+    }
+
+    /// Takes everything down and fails if a program complained.
+    pub fn finish(self) -> Result<()> {
+        let Self { lab, .. } = self;
+        lab.finish()
+    }
+
+    /// A command line of what signs in to the portal under the name `role`.
+    fn member(&self, at: &Namespace, role: &str) -> Result<Command> {
+        let token = self.token(role)?;
+        let state = self.file(&format!("{role}-state"));
+        fs::create_dir_all(&state)?;
+        Ok(at
+            .command(&format!("connlib-{role}"))
+            .args(["--api-url", PORTAL_URL, "--name", role, "--log-format", "json"])
+            .arg("--token-file")
+            .arg(token)
+            .arg("--state-directory")
+            .arg(state))
+    }
+
+    /// The file with the token of `role`, made at first use.
+    fn token(&self, role: &str) -> Result<PathBuf> {
+        let path = self.file(&format!("{role}.token"));
+        if !path.exists() {
+            let token = self
+                .network
+                .portal
+                .command("connlib-portal")
+                .args(["token", "new", &format!("--{role}"), role])
+                .arg("--config")
+                .arg(self.file("policy.toml"))
+                .arg("--database")
+                .arg(self.file("portal.db"))
+                .run()
+                .with_context(|| format!("cannot make a token for the {role}"))?;
+            fs::write(&path, token)?;
+            fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        }
+        Ok(path)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.lab.directory().join(name)
+    }
+}
+
+/// The binaries that a scenario starts, by package.
+pub const PACKAGES: [&str; 4] =
+    ["connlib-portal", "connlib-gateway", "connlib-client", "connlib-e2e"];
