@@ -53,10 +53,10 @@ use self::config::Endpoint;
 use self::connect::{Socket, Target, connect};
 use self::connection::{Connection, Step};
 use self::skips::Skips;
-use crate::PublicKey;
 use crate::channel::{self, Channel};
 use crate::login::Params;
 use crate::messages::Role;
+use crate::{PublicKey, Secret};
 
 pub use backoff::Retry;
 pub use config::{Config, ConfigError, Network, Resolve, SocketFactory};
@@ -111,17 +111,13 @@ impl<R: Role> PortalClient<R> {
     /// If URL, token or the file of certificates are not usable.
     pub fn new(config: Config<R>, network: Network) -> Result<Self, ConfigError> {
         let endpoint = Endpoint::parse(&config.url, R::PATH)?;
-        if !config.token.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
+        let token = Secret::token(config.token.expose());
+        if !token.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(ConfigError::Token);
         }
         let tls = endpoint.tls.then(|| tls::config(config.extra_ca_file.as_deref())).transpose()?;
-        let target = Target {
-            endpoint,
-            token: config.token,
-            user_agent: config.user_agent.to_string(),
-            network,
-            tls,
-        };
+        let target =
+            Target { endpoint, token, user_agent: config.user_agent.to_string(), network, tls };
         // Only for jitter: the standard library's random keys are random enough.
         let seed = std::hash::RandomState::new().build_hasher().finish();
         Ok(Self {
@@ -153,8 +149,8 @@ impl<R: Role> PortalClient<R> {
         }
     }
 
-    /// The network is another one: leaves the connection, if there is one, and connects at once. An attempt that
-    /// fails is retried as after a first loss.
+    /// The network is another one: leaves the connection, if there is one, without an event, and connects at once.
+    /// An attempt that fails is retried as after a first loss.
     pub fn reconnect_now(&mut self) {
         if !matches!(self.state, State::Failed) {
             self.backoff.reset();

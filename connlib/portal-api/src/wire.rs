@@ -1,4 +1,4 @@
-//! How addresses stand on the wire.
+//! How addresses and texts stand on the wire.
 
 use ipnet::IpNet;
 use serde::de::Error as _;
@@ -13,6 +13,11 @@ pub(crate) fn network<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpNe
 
 fn host_network(address: std::net::IpAddr) -> IpNet {
     address.into()
+}
+
+/// A text of the portal, fit for a log line and for people.
+pub(crate) fn shorten(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(256).collect()
 }
 
 /// One address, written as a network of its full length and read with or without that.

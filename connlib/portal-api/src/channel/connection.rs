@@ -1,6 +1,7 @@
 //! The peer's end of one connection. A new connection gets a new [`Channel`].
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -8,6 +9,7 @@ use serde_json::Value;
 
 use super::{Disconnect, Frame, HEARTBEAT_TOPIC, InvalidFrame, Reply, event};
 use crate::messages::Message;
+use crate::wire::shorten;
 
 /// How long the portal may take to let us in.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -19,7 +21,6 @@ const MAX_UNANSWERED: u32 = 3;
 const MAX_QUEUED: usize = 32;
 
 /// The peer's end of one connection, from the join on.
-#[derive(Debug)]
 pub struct Channel {
     topic: &'static str,
     join: Value,
@@ -36,7 +37,6 @@ pub struct Channel {
     unanswered: u32,
 }
 
-#[derive(Debug)]
 enum State {
     /// The join is written, or waits to be (without a reference).
     Joining {
@@ -50,7 +50,7 @@ enum State {
 }
 
 /// What the owner of a channel has to do.
-#[derive(Debug, PartialEq)]
+#[derive(PartialEq)]
 pub enum Output {
     /// Write this text frame and call [`Channel::handle_written`]; till then, there is no other one.
     Transmit(String),
@@ -60,6 +60,18 @@ pub enum Output {
     Closed(Closed),
     /// Nothing until then: call [`Channel::handle_timeout`].
     Timeout(Instant),
+}
+
+/// Does not show the frame: it may hold secrets.
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Transmit(_) => f.write_str("Transmit(..)"),
+            Self::Event(event) => event.fmt(f),
+            Self::Closed(reason) => reason.fmt(f),
+            Self::Timeout(at) => f.debug_tuple("Timeout").field(at).finish(),
+        }
+    }
 }
 
 /// What happens on a channel.
@@ -259,11 +271,6 @@ impl Channel {
             self.state = State::Closed(reason);
         }
     }
-}
-
-/// A text of the portal, for a log line.
-fn shorten(reason: &str) -> String {
-    reason.chars().filter(|c| !c.is_control()).take(128).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! One text frame: an object of topic, event, payload and reference.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -9,7 +10,7 @@ use super::{HEARTBEAT_TOPIC, event};
 use crate::messages::{DecodeError, Message};
 
 /// A frame of the channel, as both ends write it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Frame {
     /// `client`, `gateway` or `relay`; `phoenix` for heartbeats.
     pub topic: Cow<'static, str>,
@@ -21,6 +22,17 @@ pub struct Frame {
     /// The number of a peer's frame, which the portal's answer repeats; `None` if the portal speaks first.
     #[serde(rename = "ref", default)]
     pub reference: Option<u64>,
+}
+
+/// Does not show the payload: it may hold secrets.
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Frame")
+            .field("topic", &self.topic)
+            .field("event", &self.event)
+            .field("ref", &self.reference)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Not a frame.
@@ -173,6 +185,15 @@ mod tests {
     fn payload_and_reference_may_be_absent() {
         let frame = Frame::parse(r#"{"topic":"client","event":"phx_close","extra":1}"#).unwrap();
         assert_eq!((frame.payload, frame.reference), (Value::Null, None));
+    }
+
+    #[test]
+    fn debug_shows_no_payload() {
+        let frame = Frame::join("relay", json!({"stamp_secret": "hidden"}), 0);
+        assert_eq!(
+            format!("{frame:?}"),
+            r#"Frame { topic: "relay", event: "phx_join", ref: Some(0), .. }"#
+        );
     }
 
     #[test]

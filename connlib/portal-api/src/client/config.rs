@@ -21,7 +21,7 @@ pub struct Config<R: Role> {
     /// The URL of the API: `wss://api.example`. `http` and `https` mean `ws` and `wss`; the port is 443 if there is
     /// none, for both schemes. The path is put before that of the endpoint.
     pub url: String,
-    /// The token: see [`Secret::token`].
+    /// The token. White space is taken out; empty if there is none.
     pub token: Secret,
     /// Who we are.
     pub params: Params,

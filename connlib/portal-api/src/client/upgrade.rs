@@ -14,6 +14,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::ConnectionError;
 use super::connect::{Stream, Target};
 use crate::login::{Problem, TOKEN_HEADER};
+use crate::wire::shorten;
 
 /// The most that we read of a response's head, and of its body.
 const MAX_LEN: usize = 16 << 10;
@@ -52,8 +53,10 @@ pub(super) async fn upgrade(
     // Whatever comes of the body is good enough.
     let _ = timeout(BODY_TIMEOUT, read_body(stream, head.body, &mut rest)).await;
     let body = head.body.decode(&rest);
-    let problem = serde_json::from_slice(&body).unwrap_or_default();
-    let problem = Problem { status: head.status, ..problem };
+    let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
+    let Problem { kind, title, detail, code, .. } = &problem;
+    let [kind, title, detail, code] = [kind, title, detail, code].map(|text| shorten(text));
+    let problem = Problem { kind, title, status: head.status, detail, code };
     Err(ConnectionError::Refused { problem, retry_after: head.retry_after })
 }
 
