@@ -1,7 +1,7 @@
 //! What a gateway's tunnel tells and asks the host.
 
 use connlib_dns::Name;
-use connlib_link::{Failure, Path};
+use connlib_link::{Event, Failure, Path};
 
 use super::resolutions::ResolutionId;
 use crate::ids::ClientId;
@@ -72,4 +72,22 @@ pub enum Gone {
     /// No packets get through. What it may reach, and its sessions, are kept for when it comes back.
     #[error(transparent)]
     LinkFailed(#[from] Failure),
+}
+
+impl From<Event> for GatewayEvent {
+    fn from(event: Event) -> Self {
+        match event {
+            Event::NewCandidates { peer, candidates } => {
+                Self::NewCandidates { client: peer.into(), candidates }
+            }
+            Event::InvalidatedCandidates { peer, candidates } => {
+                Self::InvalidatedCandidates { client: peer.into(), candidates }
+            }
+            Event::Connected { peer, path } => Self::ClientConnected { client: peer.into(), path },
+            Event::PathChanged { peer, path } => Self::PathChanged { client: peer.into(), path },
+            Event::Failed { peer, failure } => {
+                Self::ClientGone { client: peer.into(), reason: Gone::LinkFailed(failure) }
+            }
+        }
+    }
 }

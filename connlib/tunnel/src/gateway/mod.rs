@@ -1,6 +1,7 @@
 //! The gateway's end: lets clients reach what they are authorized for, and nothing else.
 
 mod authorization;
+mod config;
 mod event;
 mod names;
 mod nat;
@@ -15,6 +16,7 @@ mod tunnel;
 pub use authorization::{
     Authorization, AuthorizeError, AuthorizedClient, AuthorizedResource, Retained, Target,
 };
+pub use config::GatewayConfig;
 pub use event::{GatewayEvent, Gone};
 pub use resolutions::{ResolutionId, ResolveError};
-pub use tunnel::{GatewayConfig, GatewayTunnel};
+pub use tunnel::GatewayTunnel;

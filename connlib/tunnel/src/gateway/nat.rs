@@ -58,7 +58,8 @@ pub(super) struct Rewrite {
 /// What a packet to the client belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Owner {
-    Session(SessionId),
+    /// A session, and how the client knows it.
+    Session(SessionId, Tuple),
     /// A session that has ended not long ago.
     Ended,
     /// No session.
@@ -108,24 +109,26 @@ impl Nat {
         Ok(self.insert(inside, outside, now))
     }
 
-    /// The session of a packet to the client.
+    /// The session of a packet to the client, or of one that an ICMP error quotes. Errors neither prolong nor end a
+    /// session (RFC 5382 REQ-10, RFC 5508 REQ-6).
     pub(super) fn owner(&self, outside: Tuple, now: Instant) -> Owner {
         let Some(slot) = self.by_outside.get(&outside) else { return Owner::Nobody };
         match &self.slots[*slot as usize] {
             Some(session) if !session.has_ended(now) => {
-                Owner::Session(SessionId { slot: *slot, serial: session.serial })
+                Owner::Session(SessionId { slot: *slot, serial: session.serial }, session.inside)
             }
             Some(_) => Owner::Ended,
             None => Owner::Nobody,
         }
     }
 
-    /// How the client knows a flow of which an ICMP error quotes a packet. Errors neither prolong nor end a session
-    /// (RFC 5382 REQ-10, RFC 5508 REQ-4).
-    pub(super) fn inside_of(&self, outside: Tuple, now: Instant) -> Option<Tuple> {
-        match self.owner(outside, now) {
-            Owner::Session(id) => Some(self.slots[id.slot as usize].as_ref()?.inside),
-            Owner::Ended | Owner::Nobody => None,
+    /// The client has a flow of its own that looks like this from outside: a session that has ended is no longer
+    /// remembered.
+    pub(super) fn make_way(&mut self, outside: Tuple, now: Instant) {
+        if self.owner(outside, now) == Owner::Ended
+            && let Some(&slot) = self.by_outside.get(&outside)
+        {
+            self.remove(slot);
         }
     }
 

@@ -118,7 +118,12 @@ impl Peer {
             return self.admit_to_proxy(headers, sessions, now);
         }
         match self.policy.judge(destination, Some(Service::of_destination(headers))) {
-            Verdict::Permitted => Ok(Decision::Pass),
+            Verdict::Permitted => {
+                if let Some(tuple) = Tuple::of_outgoing(headers) {
+                    self.nat.make_way(tuple, now);
+                }
+                Ok(Decision::Pass)
+            }
             Verdict::Prohibited => Err(Refusal::prohibited(DropReason::NotAllowed)),
             Verdict::Unreachable => Err(Refusal::unreachable(destination)),
         }
@@ -133,7 +138,7 @@ impl Peer {
         let unreachable = Refusal::unreachable(headers.destination());
         let translation = self.translations.find(headers.destination()).ok_or(unreachable)?;
         let service = Service::of_destination(headers);
-        if !self.policy.permits_any(translation.resources(), service) {
+        if !self.policy.permits_any(translation.resources(), Some(service)) {
             return Err(Refusal::prohibited(DropReason::NotAllowed));
         }
         let real = translation.real().ok_or(unreachable)?;
@@ -162,7 +167,12 @@ impl Peer {
         }
         if let Some(tuple) = Tuple::of_incoming(&headers) {
             match self.nat.owner(tuple, now) {
-                Owner::Session(id) => return Ok(Decision::Translate(id)),
+                Owner::Session(id, inside) => {
+                    return match self.may_hear_of(inside, Some(Service::of_source(&headers))) {
+                        true => Ok(Decision::Translate(id)),
+                        false => Err(DropReason::NotAllowed),
+                    };
+                }
                 Owner::Ended => return Err(DropReason::ExpiredSession),
                 Owner::Nobody => {}
             }
@@ -185,8 +195,11 @@ impl Peer {
         if !self.client.addresses().contains(&quoted.source()) {
             return Err(DropReason::NotAllowed);
         }
-        let inside = Tuple::of_quoted(&quoted).and_then(|tuple| self.nat.inside_of(tuple, now));
-        if let Some(inside) = inside {
+        let owner = Tuple::of_quoted(&quoted).map(|tuple| self.nat.owner(tuple, now));
+        if let Some(Owner::Session(_, inside)) = owner {
+            if !self.may_hear_of(inside, None) {
+                return Err(DropReason::NotAllowed);
+            }
             return match translate_error(packet, &quoted, inside) {
                 Ok(()) => Ok(Decision::Pass),
                 Err(_) => Err(DropReason::IcmpError),
@@ -204,6 +217,12 @@ impl Peer {
             Verdict::Permitted => Ok(Decision::Pass),
             Verdict::Prohibited | Verdict::Unreachable => Err(DropReason::NotAllowed),
         }
+    }
+
+    /// Whether the resource behind a session is still authorized, and permits the service.
+    fn may_hear_of(&self, inside: Tuple, service: Option<Service>) -> bool {
+        let translation = self.translations.find(inside.remote);
+        translation.is_some_and(|to| self.policy.permits_any(to.resources(), service))
     }
 
     /// Puts the real address into a packet from the client, or the proxy address into one to it. False if the session is
@@ -310,7 +329,7 @@ fn rewrite_incoming(packet: &mut TunPacket<'_>, rewrite: Rewrite) -> Result<(), 
 }
 
 /// The quoted packet becomes the one that the client sent, and the error seems to come from where it went
-/// (RFC 5508 REQ-4 and REQ-5): a client takes packets only from addresses that it asked for.
+/// (RFC 5508 REQ-4 leaves that open): a client takes packets only from addresses that it asked for.
 fn translate_error(
     packet: &mut TunPacket<'_>,
     quoted: &Quoted,

@@ -1,4 +1,4 @@
-//! The clients of a gateway, by all that they are known by.
+//! The clients of a gateway, by all that they are known by, and when something is to be done about them.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::authorization::AuthorizedClient;
 use super::peer::Peer;
+use crate::deadlines::Deadlines;
 use crate::ids::ClientId;
 
 #[derive(Debug, Default)]
@@ -15,6 +16,7 @@ pub(super) struct Peers {
     by_address: HashMap<IpAddr, usize>,
     /// Whose packet came last: the next one is likely to be of the same client.
     last: Option<(ClientId, usize)>,
+    deadlines: Deadlines,
 }
 
 impl Peers {
@@ -83,6 +85,23 @@ impl Peers {
         self.by_id.remove(&peer.client.id);
         self.by_address.retain(|_, owner| *owner != slot);
         self.last = None;
+        self.settle(slot);
         Some(peer)
+    }
+
+    /// Notes when something is to be done about a client; to be called when its state may have changed.
+    pub(super) fn settle(&mut self, slot: usize) {
+        let deadline = self.get(slot).and_then(Peer::next_timeout);
+        self.deadlines.set(slot, deadline);
+    }
+
+    /// A client about which something is to be done, once.
+    #[inline]
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<usize> {
+        self.deadlines.pop_due(now)
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.deadlines.next()
     }
 }

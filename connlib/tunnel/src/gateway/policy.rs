@@ -131,22 +131,20 @@ impl Policy {
         }
     }
 
-    /// Whether any of these resources is authorized and permits the service.
-    pub(super) fn permits_any(&self, ids: &[ResourceId], service: Service) -> bool {
+    /// Whether any of these resources is authorized and permits the service. Without a service, filters are left aside.
+    pub(super) fn permits_any(&self, ids: &[ResourceId], service: Option<Service>) -> bool {
         ids.iter()
             .filter_map(|id| self.resources.get(id))
-            .any(|access| access.filters.permits(service))
+            .any(|access| service.is_none_or(|service| access.filters.permits(service)))
     }
 
-    /// Whether the client may exchange packets with `remote`, which is no address of the tunnel's. Without a service,
-    /// filters are left aside.
+    /// Whether the client may exchange packets with `remote`, which is no address of the tunnel's.
     pub(super) fn judge(&self, remote: IpAddr, service: Option<Service>) -> Verdict {
         let mut is_covered = false;
         for (_, ids) in self.networks.cover(&IpNet::from(remote)) {
             is_covered = true;
-            match service {
-                Some(service) if !self.permits_any(ids, service) => {}
-                _ => return Verdict::Permitted,
+            if self.permits_any(ids, service) {
+                return Verdict::Permitted;
             }
         }
         match self.internet {

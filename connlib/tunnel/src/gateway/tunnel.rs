@@ -4,10 +4,11 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use connlib_link::{Datagram, Event, Node, NodeConfig, Opened, Path, SealError, SendQueue, Upsert};
+use connlib_link::{Datagram, Node, NodeConfig, Opened, Path, SealError, SendQueue, Upsert};
 use connlib_packet::{Ecn, Offload, PacketBatch, TunPacket, control, plan};
 
 use super::authorization::{Authorization, AuthorizeError, Retained};
+use super::config::{self, GatewayConfig};
 use super::event::{GatewayEvent, Gone};
 use super::names::Names;
 use super::peer::{Decision, Interface, Refusal};
@@ -15,37 +16,11 @@ use super::peers::Peers;
 use super::resolutions::{ResolutionId, ResolveError};
 use super::session::Direction;
 use crate::datagrams::Datagrams;
-use crate::deadlines::Deadlines;
 use crate::filter::Filters;
 use crate::flow_cache::FlowCache;
 use crate::ids::{ClientId, ResourceId};
 use crate::output::Output;
 use crate::stats::{DropReason, Stats};
-
-/// Room that a link needs to open any datagram, see [`Node::open`].
-const MIN_SLOT: usize = 148;
-
-/// Authorizations of one client.
-const MAX_RESOURCES: usize = 4096;
-
-/// Translated flows of one client, and of all clients together; a client's share shrinks with their number.
-const MAX_SESSIONS_PER_CLIENT: usize = 1 << 14;
-const MAX_SESSIONS: usize = 1 << 20;
-
-/// Settings of a [`GatewayTunnel`].
-#[derive(Debug, Clone)]
-pub struct GatewayConfig {
-    /// Seed of everything random, the WireGuard key included: 32 bytes from the operating system.
-    pub seed: [u8; 32],
-    /// Clients beyond this many are refused. Those that have no link give way first.
-    pub max_clients: usize,
-}
-
-impl Default for GatewayConfig {
-    fn default() -> Self {
-        Self { seed: [0; 32], max_clients: 4096 }
-    }
-}
 
 /// A gateway: the clients, what each may reach, and the translation of their packets.
 pub struct GatewayTunnel {
@@ -54,7 +29,6 @@ pub struct GatewayTunnel {
     max_clients: usize,
     peers: Peers,
     names: Names,
-    deadlines: Deadlines,
     from_clients: FlowCache<Decision>,
     to_clients: FlowCache<(usize, Decision)>,
     events: VecDeque<GatewayEvent>,
@@ -71,7 +45,6 @@ impl GatewayTunnel {
             max_clients: config.max_clients,
             peers: Peers::default(),
             names: Names::new(),
-            deadlines: Deadlines::default(),
             from_clients: FlowCache::new(),
             to_clients: FlowCache::new(),
             events: VecDeque::new(),
@@ -112,7 +85,7 @@ impl GatewayTunnel {
         self.evict_owners(client.id, client.addresses(), now);
         match self.peers.slot(client.id).and_then(|slot| self.peers.get(slot)) {
             Some(peer) if peer.policy.contains(resource.id) => {}
-            Some(peer) if peer.policy.len() >= MAX_RESOURCES => {
+            Some(peer) if peer.policy.len() >= config::MAX_RESOURCES => {
                 return Err(AuthorizeError::TooManyResources);
             }
             Some(_) => {}
@@ -125,7 +98,7 @@ impl GatewayTunnel {
         if let Some(peer) = self.peers.get_mut(slot) {
             peer.policy.insert(resource.id, resource.target, resource.filters, expires_at);
         }
-        self.settle(slot);
+        self.peers.settle(slot);
         self.forget_decisions();
         tracing::info!(client = %client.id, resource = %resource.id, "authorized");
         Ok(())
@@ -185,7 +158,7 @@ impl GatewayTunnel {
         if let Some(peer) = self.peers.get_mut(slot) {
             peer.policy.set_expiry(resource, expires_at);
         }
-        self.settle(slot);
+        self.peers.settle(slot);
     }
 
     /// Takes a candidate of a client's, an SDP attribute. Unknown clients and malformed candidates are ignored.
@@ -240,7 +213,7 @@ impl GatewayTunnel {
         self.handle_deadlines(now);
         let Datagrams { local, remote, ecn, .. } = datagrams;
         for payload in datagrams.payloads() {
-            let Some(slot) = batch.reserve(payload.len().max(MIN_SLOT)) else {
+            let Some(slot) = batch.reserve(payload.len().max(config::MIN_SLOT)) else {
                 self.stats.count(DropReason::Overflow);
                 continue;
             };
@@ -278,7 +251,7 @@ impl GatewayTunnel {
         for slot in self.peers.slots() {
             self.say_goodbye(slot, now);
             self.peers.remove(slot);
-            self.settle(slot);
+            self.peers.settle(slot);
         }
         self.node.clear();
         self.forget_decisions();
@@ -286,18 +259,16 @@ impl GatewayTunnel {
 
     /// What is to be done next; call it until it returns [`Output::Timeout`].
     pub fn poll_output(&mut self) -> Output<GatewayEvent> {
-        loop {
-            let event = self.events.pop_front().or_else(|| self.names.poll_event());
-            if let Some(event) = event {
-                return Output::Event(event);
-            }
-            match self.node.poll_output() {
-                connlib_link::Output::Transmit(transmit) => return Output::Transmit(transmit),
-                connlib_link::Output::Event(event) => self.events.push_back(translate(event)),
-                connlib_link::Output::Timeout(at) => {
-                    let others = [self.deadlines.next(), self.names.next_timeout()];
-                    return Output::Timeout(others.into_iter().flatten().fold(at, Instant::min));
-                }
+        let event = self.events.pop_front().or_else(|| self.names.poll_event());
+        if let Some(event) = event {
+            return Output::Event(event);
+        }
+        match self.node.poll_output() {
+            connlib_link::Output::Transmit(transmit) => Output::Transmit(transmit),
+            connlib_link::Output::Event(event) => Output::Event(event.into()),
+            connlib_link::Output::Timeout(at) => {
+                let others = [self.peers.next_timeout(), self.names.next_timeout()];
+                Output::Timeout(others.into_iter().flatten().fold(at, Instant::min))
             }
         }
     }
@@ -343,12 +314,12 @@ impl GatewayTunnel {
         {
             return Ok(());
         }
-        let sessions = MAX_SESSIONS_PER_CLIENT.min(MAX_SESSIONS / self.peers.len().max(1));
+        let sessions = config::sessions_per_client(self.peers.len());
         let Some(peer) = self.peers.get_mut(slot) else {
             return Err(Refusal { reason: DropReason::UnknownPeer, answer: None });
         };
         let decision = peer.admit(&headers, self.interface, sessions, now)?;
-        self.settle(slot);
+        self.peers.settle(slot);
         self.from_clients.insert(slot, &headers, decision);
         match self.apply(slot, decision, Direction::Outgoing, packet, now) {
             true => Ok(()),
@@ -449,13 +420,13 @@ impl GatewayTunnel {
     }
 
     fn handle_deadlines(&mut self, now: Instant) {
-        while let Some(slot) = self.deadlines.pop_due(now) {
+        while let Some(slot) = self.peers.pop_due(now) {
             let Some(peer) = self.peers.get_mut(slot) else { continue };
             if peer.handle_timeout(now) {
                 tracing::info!(client = %peer.client.id, "authorizations expired");
                 self.handle_policy_change(slot, now);
             } else {
-                self.settle(slot);
+                self.peers.settle(slot);
             }
         }
     }
@@ -465,7 +436,7 @@ impl GatewayTunnel {
         if self.peers.get(slot).is_some_and(|peer| peer.policy.is_empty()) {
             self.remove(slot, Gone::Unauthorized, now);
         }
-        self.settle(slot);
+        self.peers.settle(slot);
         self.forget_decisions();
     }
 
@@ -503,7 +474,7 @@ impl GatewayTunnel {
             self.node.remove(client.into());
             self.events.push_back(GatewayEvent::ClientGone { client, reason });
         }
-        self.settle(slot);
+        self.peers.settle(slot);
         self.forget_decisions();
         tracing::info!(%client, %reason, "forgot a client");
     }
@@ -517,34 +488,8 @@ impl GatewayTunnel {
         }
     }
 
-    /// Notes when something is to be done about a client; its state may have changed.
-    fn settle(&mut self, slot: usize) {
-        let deadline = self.peers.get(slot).and_then(|peer| peer.next_timeout());
-        self.deadlines.set(slot, deadline);
-    }
-
     fn forget_decisions(&mut self) {
         self.from_clients.clear();
         self.to_clients.clear();
-    }
-}
-
-fn translate(event: Event) -> GatewayEvent {
-    match event {
-        Event::NewCandidates { peer, candidates } => {
-            GatewayEvent::NewCandidates { client: peer.into(), candidates }
-        }
-        Event::InvalidatedCandidates { peer, candidates } => {
-            GatewayEvent::InvalidatedCandidates { client: peer.into(), candidates }
-        }
-        Event::Connected { peer, path } => {
-            GatewayEvent::ClientConnected { client: peer.into(), path }
-        }
-        Event::PathChanged { peer, path } => {
-            GatewayEvent::PathChanged { client: peer.into(), path }
-        }
-        Event::Failed { peer, failure } => {
-            GatewayEvent::ClientGone { client: peer.into(), reason: Gone::LinkFailed(failure) }
-        }
     }
 }
