@@ -3,6 +3,7 @@
 use connlib_portal::store::{
     Authorization, Change, Owner, Relay, SignIn, Store, StoreError, TokenId,
 };
+use connlib_portal_api::{ClientId, GatewayId, PublicKey, RelayId, ResourceId, Secret};
 use uuid::Uuid;
 
 fn sign_in(id: u128) -> SignIn<'static> {
@@ -19,12 +20,12 @@ fn sign_in(id: u128) -> SignIn<'static> {
 fn authorization(client: u128, resource: u128) -> Authorization {
     Authorization {
         id: Uuid::from_u128(9),
-        client: Uuid::from_u128(client),
+        client: ClientId::from_u128(client),
         owner: Uuid::from_u128(100 + client),
-        client_key: "client key".into(),
-        resource: Uuid::from_u128(resource),
-        gateway: Uuid::from_u128(3),
-        gateway_key: "gateway key".into(),
+        client_key: PublicKey([1; 32]),
+        resource: ResourceId::from_u128(resource),
+        gateway: GatewayId::from_u128(3),
+        gateway_key: PublicKey([2; 32]),
         token: TokenId("t".into()),
         token_expires_at: Some(500),
         created_at: 20,
@@ -36,8 +37,8 @@ fn addresses_tokens_authorizations_and_relays_stay() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("portal.db");
     let relay = Relay {
-        id: Uuid::from_u128(77),
-        stamp_secret: "s3cret".into(),
+        id: RelayId::from_u128(77),
+        stamp_secret: Secret::new("s3cret"),
         ipv4: Some([203, 0, 113, 5].into()),
         ipv6: None,
         port: 3478,
@@ -51,7 +52,7 @@ fn addresses_tokens_authorizations_and_relays_stay() {
     for (client, resource) in [(1, 50), (1, 51), (2, 50)] {
         store.apply(&Change::PutAuthorization(authorization(client, resource)), 20).unwrap();
     }
-    let (client, resource) = (Uuid::from_u128(1), Uuid::from_u128(51));
+    let (client, resource) = (ClientId::from_u128(1), ResourceId::from_u128(51));
     store.apply(&Change::DeleteAuthorization { client, resource }, 20).unwrap();
     store.apply(&Change::PutRelay(relay.clone()), 20).unwrap();
     drop(store);

@@ -4,8 +4,6 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::value::Datetime;
 
-use super::model::IpStack;
-
 pub(super) type Text = Spanned<String>;
 
 #[derive(Debug, Deserialize)]
@@ -87,7 +85,7 @@ pub(super) struct Resource {
     pub(super) kind: Spanned<ResourceType>,
     pub(super) description: Option<String>,
     pub(super) address: Option<Text>,
-    pub(super) ip_stack: Option<Spanned<IpStack>>,
+    pub(super) ip_stack: Option<Spanned<Families>>,
     #[serde(default)]
     pub(super) filters: Vec<Text>,
     pub(super) sites: Spanned<Vec<Text>>,
@@ -99,6 +97,15 @@ pub(super) enum ResourceType {
     Cidr,
     Dns,
     Internet,
+}
+
+/// The values of `ip_stack`. Stricter than on the wire, where what is unknown means both.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Families {
+    Dual,
+    Ipv4Only,
+    Ipv6Only,
 }
 
 #[derive(Debug, Deserialize)]

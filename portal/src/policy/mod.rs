@@ -12,8 +12,6 @@ mod values;
 
 pub use diagnostic::{Diagnostic, Rejected, Severity};
 pub use ids::{Kind, derive as derive_id, device as device_id};
-pub use model::{
-    Client, Dns, Filter, Gateway, IpStack, Policy, Relay, RelayAccess, Resource, Rule, Site, Target,
-};
+pub use model::{Client, Dns, Gateway, Policy, Relay, RelayAccess, Resource, Rule, Site, Target};
 pub use parse::{EVERYONE, parse};
 pub(crate) use values::duration;

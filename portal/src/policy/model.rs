@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use connlib_portal_api::messages::client::IpStack;
+use connlib_portal_api::messages::common::Filter;
+use connlib_portal_api::{GatewayId, RelayId, ResourceId, Secret, SiteId};
 use ipnet::IpNet;
 use uuid::Uuid;
 
@@ -16,13 +19,13 @@ pub struct Policy {
     /// Resolver settings of all clients.
     pub dns: Dns,
     /// Places with gateways.
-    pub sites: BTreeMap<Uuid, Site>,
+    pub sites: BTreeMap<SiteId, Site>,
     /// Gateways.
-    pub gateways: BTreeMap<Uuid, Gateway>,
+    pub gateways: BTreeMap<GatewayId, Gateway>,
     /// Clients.
     pub clients: BTreeMap<Uuid, Client>,
     /// Resources.
-    pub resources: BTreeMap<Uuid, Resource>,
+    pub resources: BTreeMap<ResourceId, Resource>,
     /// Who may reach what.
     pub rules: BTreeMap<Uuid, Rule>,
     /// Relays that are known beforehand.
@@ -44,7 +47,7 @@ pub struct Dns {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {
     /// Its id.
-    pub id: Uuid,
+    pub id: SiteId,
     /// Its name.
     pub name: String,
 }
@@ -53,11 +56,11 @@ pub struct Site {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gateway {
     /// Its id.
-    pub id: Uuid,
+    pub id: GatewayId,
     /// Its name.
     pub name: String,
     /// The site whose resources it serves.
-    pub site: Uuid,
+    pub site: SiteId,
     /// Whether it hides clients' IPv4 addresses behind its own.
     pub ipv4_masquerade: bool,
     /// Whether it hides clients' IPv6 addresses behind its own.
@@ -79,7 +82,7 @@ pub struct Client {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resource {
     /// Its id.
-    pub id: Uuid,
+    pub id: ResourceId,
     /// Its name.
     pub name: String,
     /// A line for people.
@@ -89,7 +92,7 @@ pub struct Resource {
     /// What may pass; empty = everything.
     pub filters: Vec<Filter>,
     /// The sites that serve it.
-    pub sites: BTreeSet<Uuid>,
+    pub sites: BTreeSet<SiteId>,
 }
 
 /// What a resource stands for.
@@ -108,30 +111,6 @@ pub enum Target {
     Internet,
 }
 
-/// The address families of a DNS resource.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum IpStack {
-    /// Both.
-    #[default]
-    Dual,
-    /// A records only.
-    Ipv4Only,
-    /// AAAA records only.
-    Ipv6Only,
-}
-
-/// Traffic that may pass to a resource.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Filter {
-    /// TCP to these ports, both ends included.
-    Tcp(u16, u16),
-    /// UDP to these ports, both ends included.
-    Udp(u16, u16),
-    /// ICMP and ICMPv6.
-    Icmp,
-}
-
 /// One policy: these clients may reach these resources.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
@@ -142,7 +121,7 @@ pub struct Rule {
     /// Who, groups expanded.
     pub clients: BTreeSet<Uuid>,
     /// What.
-    pub resources: BTreeSet<Uuid>,
+    pub resources: BTreeSet<ResourceId>,
     /// When it ends, in unix seconds.
     pub expires: Option<u64>,
     /// How long one authorization lasts, in seconds.
@@ -153,7 +132,7 @@ pub struct Rule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relay {
     /// Its id.
-    pub id: Uuid,
+    pub id: RelayId,
     /// Its name.
     pub name: String,
     /// At most one address of each family.
@@ -163,7 +142,7 @@ pub struct Relay {
 }
 
 /// What a static relay is and how peers sign in.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RelayAccess {
     /// STUN only.
     Stun,
@@ -172,20 +151,10 @@ pub enum RelayAccess {
         /// The user's name.
         username: String,
         /// The user's password.
-        password: String,
+        password: Secret,
     },
     /// TURN with credentials of each peer's own, made from a secret that the relay knows as well.
-    Secret(String),
-}
-
-impl std::fmt::Debug for RelayAccess {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Stun => "Stun",
-            Self::Static { .. } => "Static",
-            Self::Secret(_) => "Secret",
-        })
-    }
+    Shared(Secret),
 }
 
 impl Policy {

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
+use connlib_portal_api::messages::client::IpStack;
+use connlib_portal_api::{GatewayId, RelayId, ResourceId, Secret, SiteId};
 use toml::Spanned;
 use uuid::Uuid;
 
 use super::diagnostic::{Diagnostic, Findings, Rejected};
-use super::file::{self, RelayType, ResourceType, Text};
+use super::file::{self, Families, RelayType, ResourceType, Text};
 use super::ids::{self, Kind};
 use super::model::{
     Client, Dns, Gateway, Policy, Relay, RelayAccess, Resource, Rule, Site, Target,
@@ -46,9 +48,9 @@ pub fn parse(text: &str) -> Result<(Policy, Vec<Diagnostic>), Rejected> {
 }
 
 /// Named things of one kind, as other tables refer to them.
-struct Names {
+struct Names<Id> {
     kind: Kind,
-    ids: HashMap<String, Uuid>,
+    ids: HashMap<String, Id>,
 }
 
 struct Checker<'a, 'text> {
@@ -106,11 +108,11 @@ impl Checker<'_, '_> {
     }
 
     /// Checks the names and ids of one kind: well-formed, each but once.
-    fn names<'f>(
+    fn names<'f, Id: From<Uuid>>(
         &mut self,
         kind: Kind,
         entries: impl Iterator<Item = (&'f Text, Option<&'f Text>)>,
-    ) -> Names {
+    ) -> Names<Id> {
         let word = kind.word();
         let mut ids = HashMap::new();
         let mut seen = HashSet::new();
@@ -133,7 +135,7 @@ impl Checker<'_, '_> {
                     }
                 },
             };
-            if ids.insert(name.get_ref().clone(), id).is_some() {
+            if ids.insert(name.get_ref().clone(), Id::from(id)).is_some() {
                 let message = format!("a second {word} is named \"{}\"", name.get_ref());
                 self.findings.error(name.span(), message);
             } else if !seen.insert(id) && !id.is_nil() {
@@ -156,7 +158,7 @@ impl Checker<'_, '_> {
     }
 
     /// Looks up a name that some table refers to.
-    fn resolve(&mut self, names: &Names, name: &Text) -> Option<Uuid> {
+    fn resolve<Id: Copy>(&mut self, names: &Names<Id>, name: &Text) -> Option<Id> {
         let found = names.ids.get(name.get_ref()).copied();
         if found.is_none() {
             self.unknown(names.kind.word(), names.ids.keys(), name);
@@ -179,7 +181,7 @@ impl Checker<'_, '_> {
     fn groups(
         &mut self,
         groups: &[file::Group],
-        clients: &Names,
+        clients: &Names<Uuid>,
     ) -> BTreeMap<String, BTreeSet<Uuid>> {
         let mut all =
             BTreeMap::from([(EVERYONE.to_owned(), clients.ids.values().copied().collect())]);
@@ -236,9 +238,9 @@ impl Checker<'_, '_> {
     fn gateways(
         &mut self,
         gateways: &[file::Gateway],
-        names: &Names,
-        sites: &Names,
-    ) -> BTreeMap<Uuid, Gateway> {
+        names: &Names<GatewayId>,
+        sites: &Names<SiteId>,
+    ) -> BTreeMap<GatewayId, Gateway> {
         let mut all = BTreeMap::new();
         for gateway in gateways {
             let name = gateway.name.get_ref().clone();
@@ -251,7 +253,7 @@ impl Checker<'_, '_> {
         all
     }
 
-    fn clients(&mut self, clients: &[file::Client], names: &Names) -> BTreeMap<Uuid, Client> {
+    fn clients(&mut self, clients: &[file::Client], names: &Names<Uuid>) -> BTreeMap<Uuid, Client> {
         let mut all = BTreeMap::new();
         for client in clients {
             let max_devices = match &client.max_devices {
@@ -274,9 +276,9 @@ impl Checker<'_, '_> {
     fn resources(
         &mut self,
         resources: &[file::Resource],
-        names: &Names,
-        sites: &Names,
-    ) -> BTreeMap<Uuid, Resource> {
+        names: &Names<ResourceId>,
+        sites: &Names<SiteId>,
+    ) -> BTreeMap<ResourceId, Resource> {
         let mut all = BTreeMap::new();
         let mut internet: Option<&str> = None;
         for resource in resources {
@@ -335,7 +337,11 @@ impl Checker<'_, '_> {
                 self.value(address, values::network).map(Target::Cidr)
             }
             (ResourceType::Dns, Some(address)) => {
-                let ip_stack = resource.ip_stack.as_ref().map(|s| *s.get_ref()).unwrap_or_default();
+                let ip_stack = match resource.ip_stack.as_ref().map(|stack| *stack.get_ref()) {
+                    None | Some(Families::Dual) => IpStack::Dual,
+                    Some(Families::Ipv4Only) => IpStack::Ipv4Only,
+                    Some(Families::Ipv6Only) => IpStack::Ipv6Only,
+                };
                 let pattern = self.value(address, values::pattern)?;
                 Some(Target::Dns { pattern, ip_stack })
             }
@@ -345,10 +351,10 @@ impl Checker<'_, '_> {
     fn rules(
         &mut self,
         rules: &[file::Rule],
-        names: &Names,
-        clients: &Names,
+        names: &Names<Uuid>,
+        clients: &Names<Uuid>,
         groups: &BTreeMap<String, BTreeSet<Uuid>>,
-        resources: &Names,
+        resources: &Names<ResourceId>,
     ) -> BTreeMap<Uuid, Rule> {
         let mut all = BTreeMap::new();
         for rule in rules {
@@ -388,7 +394,7 @@ impl Checker<'_, '_> {
         all
     }
 
-    fn relays(&mut self, relays: &[file::Relay], names: &Names) -> Vec<Relay> {
+    fn relays(&mut self, relays: &[file::Relay], names: &Names<RelayId>) -> Vec<Relay> {
         let mut all = Vec::new();
         for relay in relays {
             let addresses = self.relay_addresses(&relay.addresses);
@@ -431,9 +437,12 @@ impl Checker<'_, '_> {
         match (*relay.kind.get_ref(), parts) {
             (RelayType::Stun, (None, None, None)) => Some(RelayAccess::Stun),
             (RelayType::Turn, (Some(username), Some(password), None)) => {
+                let password = Secret::new(password);
                 Some(RelayAccess::Static { username, password })
             }
-            (RelayType::Turn, (None, None, Some(secret))) => Some(RelayAccess::Secret(secret)),
+            (RelayType::Turn, (None, None, Some(secret))) => {
+                Some(RelayAccess::Shared(Secret::new(secret)))
+            }
             (RelayType::Stun, _) => {
                 self.findings.error(relay.kind.span(), "a relay of type stun takes no credentials");
                 None
@@ -447,7 +456,13 @@ impl Checker<'_, '_> {
     }
 
     /// What can be used but is likely a slip.
-    fn warn(&mut self, file: &file::File, policy: &Policy, sites: &Names, resources: &Names) {
+    fn warn(
+        &mut self,
+        file: &file::File,
+        policy: &Policy,
+        sites: &Names<SiteId>,
+        resources: &Names<ResourceId>,
+    ) {
         let place = |name: &Text| -> Range<usize> { name.span() };
         for site in &file.site {
             let id = sites.ids.get(site.name.get_ref());

@@ -2,10 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use connlib_portal_api::messages::common::{Filter, PortRange};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use toml::value::{Datetime, Offset};
-
-use super::model::Filter;
 
 /// Networks that mean something to the tunnel itself; no resource may lie in them.
 const RESERVED: [(IpNet, &str); 3] = [
@@ -38,12 +37,11 @@ pub(super) fn filter(text: &str) -> Result<Filter, String> {
             (port(first)?, port(last)?)
         }
     };
-    if first > last {
-        return Err(format!("the range {first}-{last} runs backwards"));
-    }
+    let range = PortRange::new(first, last)
+        .ok_or_else(|| format!("the range {first}-{last} runs backwards"))?;
     match (protocol, ports) {
-        ("tcp", _) => Ok(Filter::Tcp(first, last)),
-        ("udp", _) => Ok(Filter::Udp(first, last)),
+        ("tcp", _) => Ok(Filter::Tcp(range)),
+        ("udp", _) => Ok(Filter::Udp(range)),
         ("icmp", None) => Ok(Filter::Icmp),
         ("icmp", Some(_)) => Err("icmp has no ports".into()),
         _ => Err(format!("\"{protocol}\" is not a protocol that can be filtered; {help}")),
@@ -156,9 +154,10 @@ mod tests {
 
     #[test]
     fn filters() {
-        assert_eq!(filter("tcp"), Ok(Filter::Tcp(0, 65535)));
-        assert_eq!(filter("tcp/443"), Ok(Filter::Tcp(443, 443)));
-        assert_eq!(filter("udp/5000-5100"), Ok(Filter::Udp(5000, 5100)));
+        let range = |first, last| PortRange::new(first, last).unwrap();
+        assert_eq!(filter("tcp"), Ok(Filter::Tcp(PortRange::ALL)));
+        assert_eq!(filter("tcp/443"), Ok(Filter::Tcp(range(443, 443))));
+        assert_eq!(filter("udp/5000-5100"), Ok(Filter::Udp(range(5000, 5100))));
         assert_eq!(filter("icmp"), Ok(Filter::Icmp));
         for bad in ["", "tcp/", "tcp/70000", "tcp/2-1", "icmp/8", "sctp", "TCP/443 "] {
             assert!(filter(bad).is_err(), "{bad}");

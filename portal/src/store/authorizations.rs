@@ -1,5 +1,6 @@
 //! Live authorizations. They outlast the portal, so that its restart revokes nothing.
 
+use connlib_portal_api::{ClientId, GatewayId, PublicKey, ResourceId};
 use rusqlite::params;
 use uuid::Uuid;
 
@@ -11,17 +12,17 @@ pub struct Authorization {
     /// Names it in flow logs.
     pub id: Uuid,
     /// The device.
-    pub client: Uuid,
+    pub client: ClientId,
     /// The client of the policy that the device belongs to.
     pub owner: Uuid,
-    /// The key that the device had, as sent.
-    pub client_key: String,
+    /// The key that the device had.
+    pub client_key: PublicKey,
     /// The resource.
-    pub resource: Uuid,
+    pub resource: ResourceId,
     /// The gateway.
-    pub gateway: Uuid,
-    /// The key that the gateway had, as sent.
-    pub gateway_key: String,
+    pub gateway: GatewayId,
+    /// The key that the gateway had.
+    pub gateway_key: PublicKey,
     /// The token that the device had signed in with.
     pub token: TokenId,
     /// When that token ends, in unix seconds.
@@ -39,8 +40,8 @@ impl Store {
                 a.resource.to_string(),
                 a.id.to_string(),
                 a.gateway.to_string(),
-                a.client_key,
-                a.gateway_key,
+                a.client_key.to_base64(),
+                a.gateway_key.to_base64(),
                 a.token.0,
                 a.token_expires_at.map(to_db),
                 to_db(a.created_at)
@@ -51,8 +52,8 @@ impl Store {
 
     pub(super) fn delete_authorization(
         &mut self,
-        client: Uuid,
-        resource: Uuid,
+        client: ClientId,
+        resource: ResourceId,
     ) -> Result<(), StoreError> {
         let values = params![client.to_string(), resource.to_string()];
         self.connection.execute(sql::DELETE_AUTHORIZATION, values)?;
@@ -68,20 +69,18 @@ impl Store {
         let mut rows = statement.query([])?;
         let mut all = Vec::new();
         while let Some(row) = rows.next()? {
-            let id = |column| -> Result<Uuid, StoreError> {
-                parse(&row.get::<_, String>(column)?, "authorization id")
-            };
+            let text = |column| row.get::<_, String>(column);
             all.push(Authorization {
-                client: id(0)?,
-                resource: id(1)?,
-                id: id(2)?,
-                gateway: id(3)?,
-                client_key: row.get(4)?,
-                gateway_key: row.get(5)?,
-                token: TokenId(row.get(6)?),
+                client: parse(&text(0)?, "device id")?,
+                resource: parse(&text(1)?, "resource id")?,
+                id: parse(&text(2)?, "authorization id")?,
+                gateway: parse(&text(3)?, "gateway id")?,
+                client_key: parse(&text(4)?, "client key")?,
+                gateway_key: parse(&text(5)?, "gateway key")?,
+                token: TokenId(text(6)?),
                 token_expires_at: row.get::<_, Option<i64>>(7)?.map(from_db),
                 created_at: from_db(row.get(8)?),
-                owner: id(9)?,
+                owner: parse(&text(9)?, "client id")?,
             });
         }
         Ok(all)

@@ -12,7 +12,9 @@ mod tokens;
 use std::path::Path;
 use std::time::Duration;
 
+use connlib_portal_api::{ClientId, RelayId, ResourceId};
 use rusqlite::Connection;
+use uuid::Uuid;
 
 pub use authorizations::Authorization;
 pub use devices::{Addresses, Device, PskBase, SignIn, SignedIn};
@@ -58,16 +60,16 @@ pub enum Change {
     /// It no longer may.
     DeleteAuthorization {
         /// The device.
-        client: uuid::Uuid,
+        client: ClientId,
         /// The resource.
-        resource: uuid::Uuid,
+        resource: ResourceId,
     },
     /// A relay is here.
     PutRelay(Relay),
     /// A relay is gone.
-    DeleteRelay(uuid::Uuid),
+    DeleteRelay(RelayId),
     /// A device was here a moment ago.
-    Seen(uuid::Uuid),
+    Seen(Uuid),
 }
 
 /// The portal's database.

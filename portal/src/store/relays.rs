@@ -1,21 +1,20 @@
 //! Relays that have joined. A restarted portal takes them for present until it knows better, so
 //! that no peer loses its relayed paths by that restart.
 
-use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use connlib_portal_api::{RelayId, Secret};
 use rusqlite::params;
-use uuid::Uuid;
 
 use super::{Store, StoreError, TokenId, parse, sql};
 
 /// A relay that has joined by itself.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relay {
     /// Follows from its stamp secret.
-    pub id: Uuid,
+    pub id: RelayId,
     /// What the relay and the portal make credentials with.
-    pub stamp_secret: String,
+    pub stamp_secret: Secret,
     /// Its public IPv4 address.
     pub ipv4: Option<Ipv4Addr>,
     /// Its public IPv6 address.
@@ -26,20 +25,13 @@ pub struct Relay {
     pub token: TokenId,
 }
 
-impl fmt::Debug for Relay {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, ipv4, ipv6, port, .. } = self;
-        write!(f, "Relay({id}, {ipv4:?}, {ipv6:?}, {port})")
-    }
-}
-
 impl Store {
     pub(super) fn put_relay(&mut self, relay: &Relay) -> Result<(), StoreError> {
         self.connection.execute(
             sql::PUT_RELAY,
             params![
                 relay.id.to_string(),
-                relay.stamp_secret,
+                relay.stamp_secret.expose(),
                 relay.ipv4.map(|ip| ip.to_string()),
                 relay.ipv6.map(|ip| ip.to_string()),
                 relay.port,
@@ -49,7 +41,7 @@ impl Store {
         Ok(())
     }
 
-    pub(super) fn delete_relay(&mut self, id: Uuid) -> Result<(), StoreError> {
+    pub(super) fn delete_relay(&mut self, id: RelayId) -> Result<(), StoreError> {
         self.connection.execute(sql::DELETE_RELAY, [id.to_string()])?;
         Ok(())
     }
@@ -66,7 +58,7 @@ impl Store {
             let text = |column| row.get::<_, Option<String>>(column);
             all.push(Relay {
                 id: parse(&row.get::<_, String>(0)?, "relay id")?,
-                stamp_secret: row.get(1)?,
+                stamp_secret: Secret::new(row.get::<_, String>(1)?),
                 ipv4: text(2)?.map(|ip| parse(&ip, "relay address")).transpose()?,
                 ipv6: text(3)?.map(|ip| parse(&ip, "relay address")).transpose()?,
                 port: row.get(4)?,
