@@ -5,7 +5,7 @@ mod support;
 
 use connlib_packet::{
     ExceedsMtu, Headers, MAX_SEGMENTS, Offload, ParseError, PartialChecksum, Segmentation,
-    SegmentationKind, TcpFlags, Transport, TunPacket,
+    SegmentationKind, TcpFlags, Transport, TunPacket, build,
 };
 use support::{Kind, Random, address, checksum_of, judge, packet};
 
@@ -283,8 +283,56 @@ fn impossible_offloads_are_refused() {
 fn too_many_segments_are_refused() {
     let mut random = Random::new(9);
     let mut bytes = super_packet(&mut random, Kind::Udp, false, MAX_SEGMENTS * 10);
-    let just_enough = offload(&bytes, Kind::Udp, 10);
-    assert_eq!(cut(&mut bytes.clone(), just_enough).len(), MAX_SEGMENTS);
-    let too_many = offload(&bytes, Kind::Udp, 9);
-    assert_eq!(TunPacket::parse(&mut bytes, too_many).unwrap_err(), ParseError::Segments);
+    let by_ten = offload(&bytes, Kind::Udp, 10);
+    assert_eq!(cut(&mut bytes, by_ten).len(), MAX_SEGMENTS);
+    let mut bytes = super_packet(&mut random, Kind::Udp, false, MAX_SEGMENTS * 10 + 1);
+    assert_eq!(TunPacket::parse(&mut bytes, by_ten).unwrap_err(), ParseError::Segments);
+
+    // Not either by a tiny MTU.
+    let mut bytes = super_packet(&mut random, Kind::Tcp, false, MAX_SEGMENTS * 10 + 1);
+    let header = Headers::parse(&bytes).unwrap().payload_offset() as u16;
+    let by_twenty = offload(&bytes, Kind::Tcp, 20);
+    for (mtu, is_possible) in [(header + 11, true), (header + 10, false), (header, false)] {
+        let packet = TunPacket::parse(&mut bytes, by_twenty).unwrap();
+        assert_eq!(packet.segments(mtu).is_ok(), is_possible);
+    }
+}
+
+#[test]
+fn a_udp_checksum_is_never_zero() {
+    for is_ipv6 in [false, true] {
+        let mut random = Random::new(10);
+        let mut bytes = super_packet(&mut random, Kind::Udp, is_ipv6, 30);
+        let at = if is_ipv6 { 46 } else { 26 };
+        // In the first two segments a word of the payload that makes the sum 0xffff.
+        let by_ten = offload(&bytes, Kind::Udp, 10);
+        for (index, segment) in reference(&bytes, 10)[..2].iter().enumerate() {
+            let mut zeroed = segment.clone();
+            zeroed[at + 2..at + 4].fill(0);
+            let missing = support::transport_checksum(&zeroed);
+            let word = at + 2 + 10 * index;
+            bytes[word..word + 2].copy_from_slice(&missing.to_be_bytes());
+        }
+        let segments = cut(&mut bytes.clone(), by_ten);
+        for segment in &segments {
+            judge(segment);
+        }
+        assert_eq!(segments[0][at..at + 2], [0xff, 0xff]);
+        assert_eq!(segments[1][at..at + 2], [0xff, 0xff]);
+
+        // And as a plain packet that is to be completed, or built.
+        let mut plain = segments[0].clone();
+        let headers = Headers::parse(&plain).unwrap();
+        let addresses = if is_ipv6 { &plain[8..40] } else { &plain[12..20] };
+        let sum = !checksum_of(&[addresses, &[0, 17, 0, 18]]);
+        plain[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+        let offload = Offload { segmentation: None, ..by_ten };
+        assert_eq!(cut(&mut plain, offload), segments[..1]);
+
+        let mut built = [0; 100];
+        let (source, destination) = (headers.source_socket(), headers.destination_socket());
+        let payload = &plain[at + 2..];
+        let len = build::udp(&mut built, source.unwrap(), destination.unwrap(), payload).unwrap();
+        assert_eq!(built[at..len], segments[0][at..]);
+    }
 }

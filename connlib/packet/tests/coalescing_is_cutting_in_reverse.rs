@@ -248,6 +248,51 @@ fn breaks(is_tcp: bool, is_ipv6: bool, change: impl FnOnce(&mut Flow, &mut Rando
     assert_eq!(sizes, [1, 1]);
 }
 
+/// A TCP segment with a bit of its header changed, otherwise right.
+#[track_caller]
+fn breaks_by_a_bit(is_ipv6: bool, at: usize, bit: u8) {
+    let mut random = Random::new(13);
+    let mut flow = Flow::new(&mut random, true, is_ipv6);
+    flow.options = vec![1; 8];
+    let transport = if is_ipv6 { 40 } else { 20 };
+    let mut packets = [flow.next(TcpFlags::ACK, &[1; 100]), flow.next(TcpFlags::ACK, &[1; 100])];
+    assert_eq!(sizes(&packets), [2]);
+    let packet = &mut packets[1];
+    packet[transport + at] ^= bit;
+    let checksum = support::transport_checksum(packet);
+    packet[transport + 16..transport + 18].copy_from_slice(&checksum.to_be_bytes());
+    assert_eq!(sizes(&packets), [1, 1], "byte {at}");
+}
+
+#[test]
+fn packets_with_reserved_bits_stay_alone() {
+    let mut random = Random::new(15);
+    let mut flow = Flow::new(&mut random, true, false);
+    let packets = [(); 2].map(|()| {
+        let mut packet = flow.next(TcpFlags::ACK, &[1; 100]);
+        packet[32] |= 1;
+        let checksum = support::transport_checksum(&packet);
+        packet[36..38].copy_from_slice(&checksum.to_be_bytes());
+        packet
+    });
+    assert_eq!(sizes(&packets), [1, 1]);
+}
+
+#[test]
+fn flows_do_not_mix_however_many() {
+    let mut random = Random::new(14);
+    for is_tcp in [false, true] {
+        let mut flow = Flow::new(&mut random, is_tcp, false);
+        let packets: Vec<_> = (0..1000)
+            .map(|port| {
+                flow.source.set_port(port);
+                flow.next(TcpFlags::ACK, &[1; 100])
+            })
+            .collect();
+        assert_eq!(sizes(&packets), [1; 1000]);
+    }
+}
+
 #[test]
 fn what_is_no_continuation_starts_anew() {
     for is_ipv6 in [false, true] {
@@ -264,9 +309,13 @@ fn what_is_no_continuation_starts_anew() {
             flow.next(TcpFlags::ACK, &[1; 100])
         });
         breaks(true, is_ipv6, |flow, _| {
-            flow.options = vec![1; 8];
+            flow.options.resize(flow.options.len() ^ 4, 1);
             flow.next(TcpFlags::ACK, &[1; 100])
         });
+        // Reserved bits, the urgent pointer, a byte of the options.
+        for (at, bit) in [(12, 1), (12, 8), (19, 1), (20, 1)] {
+            breaks_by_a_bit(is_ipv6, at, bit);
+        }
         for flags in [
             TcpFlags::SYN | TcpFlags::ACK,
             TcpFlags::FIN | TcpFlags::ACK,

@@ -284,8 +284,15 @@ fn a_quoted_fragment_has_ports_only_at_its_beginning() {
     ] {
         let mut error = answer(IcmpError::TimeExceeded, &tcp).unwrap();
         error[34..36].copy_from_slice(&word.to_be_bytes());
-        let packet = TunPacket::parse(&mut error, Offload::NONE).unwrap();
+        let checksum = support::transport_checksum(&error);
+        error[22..24].copy_from_slice(&checksum.to_be_bytes());
+        let body = error[48..].to_vec();
+        let mut packet = TunPacket::parse(&mut error, Offload::NONE).unwrap();
         assert_eq!(packet.quoted().unwrap().transport(), expected);
+        // What stands where the first fragment has its checksum is data.
+        packet.set_quoted_source(host(&mut random, false)).unwrap();
+        assert_eq!(packet.bytes()[48..] == body, expected != ports);
+        judge(packet.bytes());
     }
 }
 
