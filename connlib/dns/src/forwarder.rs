@@ -57,7 +57,7 @@ pub struct Forwarder {
 pub struct QueryId(u64);
 
 /// An asker: who sent a query, where to and how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Client {
     /// The address that the query was sent to, from which the answer must come.
     pub server: SocketAddr,

@@ -37,6 +37,9 @@
 //! }
 //! ```
 //!
+//! Queries over TCP come to the resolver through a [`TcpServer`], which ends the connections of
+//! apps in user space and takes the answers back.
+//!
 //! The parts are of use on their own: a gateway serves DNS with a [`Forwarder`] alone.
 #![forbid(unsafe_code)]
 
@@ -53,6 +56,7 @@ mod resources;
 mod response;
 mod sentinels;
 mod stub;
+mod tcp_server;
 mod upstream;
 mod wire;
 
@@ -77,5 +81,6 @@ pub use resources::{IpStack, Resource};
 pub use response::ResponseError;
 pub use sentinels::{Origin, Sentinels, UpstreamConfig};
 pub use stub::{Assignment, Resolution, StubResolver};
+pub use tcp_server::{TcpOutput, TcpServer};
 pub use upstream::{DohUrl, DohUrlError, Transport, Upstream};
 pub use wire::MessageError;

@@ -323,7 +323,7 @@ pub(crate) mod tests {
         let mut bytes = message(1, "example.com.", RecordType::A).to_vec().unwrap();
         // AA and TC mean nothing in a query; RD and CD are to be repeated.
         bytes[2] |= 0x06;
-        bytes[3] = 0xff & !RCODE;
+        bytes[3] = !RCODE;
         let answer = Query::parse(&bytes).unwrap().answer_empty(ResponseCode::NXDomain);
         assert_eq!(answer[2..4], [QR | RD, RA | CD | 3]);
     }

@@ -33,7 +33,7 @@ impl Upstream {
 }
 
 /// What carries a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Transport {
     /// One datagram a message.
     Udp,
