@@ -1,4 +1,35 @@
-//! The project's commands.
+//! The project's commands: `cargo xtask demo | test | bench`.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod bench;
+mod cargo;
+mod demo;
+mod packages;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "The project's commands")]
+enum Command {
+    Demo(demo::Arguments),
+    Test(test::Arguments),
+    Bench(bench::Arguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Command::parse() {
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Test(arguments) => return test::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

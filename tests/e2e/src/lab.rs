@@ -46,6 +46,7 @@ struct State {
     /// Held as long as this process answers for the lab; see [`sweep`].
     _lock: Option<File>,
     logs: Vec<Log>,
+    is_examined: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +80,12 @@ impl Lab {
         fs::create_dir(directory.join("logs"))?;
         let lock = File::create_new(directory.join("lock"))?;
         lock.lock()?;
-        let state = State { phase: Phase::Standing, _lock: Some(lock), logs: Vec::new() };
+        let state = State {
+            phase: Phase::Standing,
+            _lock: Some(lock),
+            logs: Vec::new(),
+            is_examined: false,
+        };
         let shared = Shared { id, directory, binaries, state: Mutex::new(state) };
         Ok(Self { site: Site { shared: Arc::new(shared) } })
     }
@@ -149,6 +155,9 @@ impl Drop for Lab {
         let complaints = self.site.complaints();
         self.site.tear_down();
         let logs = self.directory().display();
+        if self.site.state().is_examined {
+            return;
+        }
         if thread::panicking() {
             eprintln!("logs are in {logs}");
             return;
@@ -174,6 +183,12 @@ impl Site {
             eprintln!("cannot clean up after lab {}: {error:#}", self.shared.id);
         }
         drop(fs::remove_file(self.shared.directory.join("lock")));
+    }
+
+    /// Leaves it to the caller to look at the logs: dropping the lab neither removes them nor
+    /// fails because of what is in them. [`Lab::finish`] still does.
+    pub fn examine_by_hand(&self) {
+        self.state().is_examined = true;
     }
 
     /// What the programs of the lab complained about, one line each.

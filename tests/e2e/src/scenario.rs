@@ -216,6 +216,12 @@ impl Scenario {
         lab.finish()
     }
 
+    /// Leaves everything running after this process has ended; see [`Lab::keep`].
+    pub fn keep(self) -> Result<()> {
+        let Self { lab, .. } = self;
+        lab.keep()
+    }
+
     /// A command line of what signs in to the portal under the name `role`.
     fn member(&self, at: &Namespace, role: &str) -> Result<Command> {
         let token = self.token(role)?;

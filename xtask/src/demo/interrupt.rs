@@ -1,0 +1,54 @@
+//! Ctrl-C: what was built is taken down before the process ends.
+
+use std::{
+    process,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use anyhow::{Context as _, Result};
+use connlib_e2e::lab::Site;
+
+/// As a shell reports a program that SIGINT has ended.
+const STATUS: i32 = 130;
+
+/// Watches for SIGINT, SIGTERM and SIGHUP.
+#[derive(Debug)]
+pub(super) struct Interrupt {
+    site: Arc<Mutex<Option<Site>>>,
+    happened: Arc<AtomicBool>,
+}
+
+impl Interrupt {
+    pub(super) fn watch() -> Result<Self> {
+        let site = Arc::<Mutex<Option<Site>>>::default();
+        let happened = Arc::<AtomicBool>::default();
+        let interrupt = Self { site: Arc::clone(&site), happened: Arc::clone(&happened) };
+        ctrlc::set_handler(move || {
+            happened.store(true, Ordering::SeqCst);
+            if let Some(site) = &*site.lock().unwrap_or_else(PoisonError::into_inner) {
+                println!("\ninterrupted, cleaning up");
+                site.tear_down();
+            }
+            process::exit(STATUS);
+        })
+        .context("cannot watch for Ctrl-C")?;
+        Ok(interrupt)
+    }
+
+    /// From now on, an interruption takes this lab down.
+    pub(super) fn takes_down(&self, site: &Site) {
+        *self.site.lock().unwrap_or_else(PoisonError::into_inner) = Some(site.clone());
+    }
+
+    /// Once interrupted, every step fails, and what they say is of no interest: the handler ends
+    /// the process.
+    pub(super) fn wait_if_interrupted(&self) {
+        while self.happened.load(Ordering::SeqCst) {
+            thread::park();
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What the demo prints.
+
+use std::{
+    fmt::Display,
+    io::{self, Write as _},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use connlib_e2e::Scenario;
+
+/// Prints a step as it begins, and how it went.
+pub(super) fn step<T>(name: &str, action: impl FnOnce() -> Result<T>) -> Result<T> {
+    telling_step(name, || Ok((action()?, String::new())))
+}
+
+/// A step whose action also returns a remark to print.
+pub(super) fn telling_step<T>(
+    name: &str,
+    action: impl FnOnce() -> Result<(T, String)>,
+) -> Result<T> {
+    print!("{name:<44}");
+    io::stdout().flush()?;
+    let start = Instant::now();
+    let result = action();
+    let duration = start.elapsed().as_secs_f64();
+    match result {
+        Ok((value, remark)) => {
+            println!("ok {duration:>7.2} s  {remark}");
+            Ok(value)
+        }
+        Err(error) => {
+            println!("FAILED after {duration:.2} s");
+            Err(error).with_context(|| format!("step \"{name}\""))
+        }
+    }
+}
+
+/// The way that packets take between client and gateway.
+#[derive(Debug)]
+pub(super) struct Path {
+    /// The client's own address.
+    pub(super) client: String,
+    /// The client's address as the gateway sees it.
+    pub(super) client_outside: String,
+    /// The gateway's address as the client sees it.
+    pub(super) gateway: String,
+}
+
+/// The picture of the network, with the chosen path.
+pub(super) fn picture(path: &Path) {
+    let Path { client, client_outside, gateway } = path;
+    println!(
+        "
+  client ─── router ───┐                          ┌── web server  10.20.0.10  fd20::10
+  192.168.77.2  NAT    │            ┌── gateway ──┼── database    10.20.0.20  fd20::20
+  fd77::2              ├─ internet ─┤             └── name server 10.20.0.53  fd20::53
+         203.0.113.20  │            │  203.0.113.10    the office, 10.20.0.0/24, fd20::/64
+                       │            └── portal 203.0.113.5
+                       203.0.113.0/24, 2001:db8:113::/64
+
+  chosen path: {client} ═ NAT ═ {client_outside} ═══ {gateway}, direct"
+    );
+}
+
+/// One line of the table of times and rates.
+pub(super) fn figure(name: &str, value: impl Display) {
+    println!("  {name:<16}{value:>14}");
+}
+
+/// A time for people.
+pub(super) fn milliseconds(duration: Duration) -> String {
+    format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
+}
+
+/// What somebody can do with a network that stays.
+pub(super) fn how_to_enter(scenario: &Scenario) {
+    let client = scenario.network.client.full_name();
+    println!(
+        "
+the network stays, with its programs. As root:
+
+  ip netns exec {client} curl http://web.office.example/     fetch a page as the client
+  ip netns exec {client} bash                                enter the client's namespace
+  ip netns                                             see the others
+  less {}/client.log                                   read its log; other logs beside it
+  cargo xtask demo --clean                             take it down",
+        scenario.lab().directory().join("logs").display()
+    );
+}

@@ -1,0 +1,166 @@
+//! `cargo xtask test`: everything that must hold.
+
+use std::{
+    process::{Command, ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail, ensure};
+use clap::ValueEnum;
+use connlib_e2e::scenario;
+
+use crate::{
+    cargo::{self, cargo},
+    packages,
+};
+
+/// Run everything that must hold: format, lints, docs, tests, dependencies
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Run only this part; may be given several times
+    #[arg(long, value_name = "NAME")]
+    only: Vec<Part>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// The code is formatted
+    Format,
+    /// Clippy has nothing to say
+    Lints,
+    /// The documentation builds without a warning
+    Docs,
+    /// Tests that need nothing but the code
+    Unit,
+    /// Client and gateway on a simulated network
+    Simulation,
+    /// The real binaries in network namespaces
+    Namespaces,
+    /// Licences, duplicates and sources of what we depend on
+    Dependencies,
+}
+
+/// Crates whose tests are parts of their own.
+const SIMULATION: &str = "connlib-sim";
+const NAMESPACES: &str = "connlib-e2e";
+/// Optimized, because the tests move data; see the profile in `Cargo.toml`.
+const NAMESPACES_PROFILE: &str = "e2e";
+
+/// Runs the parts one after the other; success is success of all.
+pub(crate) fn run(arguments: &Arguments) -> ExitCode {
+    let chosen = |part: &Part| arguments.only.is_empty() || arguments.only.contains(part);
+    let parts: Vec<Part> = Part::value_variants().iter().copied().filter(chosen).collect();
+
+    let start = Instant::now();
+    let mut outcomes = Vec::new();
+    for (index, part) in parts.iter().enumerate() {
+        println!("\n[{}/{}] {}", index + 1, parts.len(), part.name());
+        let part_start = Instant::now();
+        let result = part.run();
+        if let Err(error) = &result {
+            println!("{} failed: {error:#}", part.name());
+        }
+        outcomes.push((part.name(), result.is_ok(), part_start.elapsed()));
+    }
+
+    println!();
+    for (name, passed, duration) in &outcomes {
+        println!("{name:<14}{:<8}{}", if *passed { "ok" } else { "failed" }, for_people(*duration));
+    }
+    println!("{:<22}{}", "total", for_people(start.elapsed()));
+    let failed = outcomes.iter().filter(|(_, passed, _)| !passed).count();
+    println!("{} passed, {failed} failed", outcomes.len() - failed);
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+impl Part {
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Format => {
+                ensure_component("fmt", "rustfmt")?;
+                cargo::run(cargo().args(["fmt", "--all", "--check"]))
+            }
+            Self::Lints => {
+                ensure_component("clippy", "clippy")?;
+                packages::ensure_present(&[packages::COMPILER])?;
+                cargo::run(cargo().args([
+                    "clippy",
+                    "--workspace",
+                    "--all-targets",
+                    "--",
+                    "-Dwarnings",
+                ]))
+            }
+            Self::Docs => cargo::run(
+                cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-Dwarnings"),
+            ),
+            Self::Unit => {
+                packages::ensure_present(&[packages::COMPILER, packages::CERTIFICATES])?;
+                // Some of them make a namespace to try system calls in.
+                packages::ensure_present(&packages::LAB)?;
+                let exclude = ["--exclude", SIMULATION, "--exclude", NAMESPACES];
+                cargo::run(cargo().args(["test", "--workspace"]).args(exclude))
+            }
+            // Alone: it builds WireGuard with a clock that is not real, and features unify.
+            Self::Simulation => cargo::run(cargo().args(["test", "--package", SIMULATION])),
+            Self::Namespaces => namespaces(),
+            Self::Dependencies => dependencies(),
+        }
+    }
+}
+
+fn namespaces() -> Result<()> {
+    ensure!(packages::is_root(), "network namespaces need root: run this command as root");
+    packages::ensure_present(&[packages::COMPILER])?;
+    packages::ensure_present(&packages::LAB)?;
+    let built = cargo::build(NAMESPACES_PROFILE, &scenario::PACKAGES)?;
+    cargo::run(
+        cargo()
+            .args(["test", "--profile", NAMESPACES_PROFILE, "--package", NAMESPACES])
+            .env("CONNLIB_BIN_DIR", built),
+    )
+}
+
+fn dependencies() -> Result<()> {
+    if !succeeds(cargo().args(["deny", "--version"])) {
+        println!("installing with cargo: cargo-deny");
+        cargo::run(cargo().args(["install", "--locked", "--quiet", "cargo-deny"]))?;
+    }
+    cargo::run(cargo().args(["deny", "check", "bans", "licenses", "sources"]))?;
+    if succeeds(cargo().args(["deny", "fetch", "db"])) {
+        return cargo::run(cargo().args(["deny", "check", "--disable-fetch", "advisories"]));
+    }
+    println!("advisories were not checked: their database cannot be had from here");
+    Ok(())
+}
+
+/// Adds a part of the toolchain if it is not there. Rustup may be told not to do so by itself.
+fn ensure_component(subcommand: &str, component: &str) -> Result<()> {
+    if succeeds(cargo().args([subcommand, "--version"])) {
+        return Ok(());
+    }
+    println!("installing with rustup: {component}");
+    let mut rustup = Command::new("rustup");
+    rustup.args(["component", "add", component]).current_dir(cargo::root());
+    if cargo::run(&mut rustup).is_err() {
+        bail!("`cargo {subcommand}` is missing; please install {component}");
+    }
+    Ok(())
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    quiet.status().is_ok_and(|status| status.success())
+}
+
+fn for_people(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    if seconds < 60 {
+        return format!("{:.1} s", duration.as_secs_f64());
+    }
+    format!("{} min {} s", seconds / 60, seconds % 60)
+}
