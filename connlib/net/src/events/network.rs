@@ -1,0 +1,78 @@
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::netlink::{SOCKET_MARK, Socket, address, link, route};
+
+/// Addresses that nobody has, by which the ways to the Internet are found: from the ranges for documentation.
+const SOMEWHERE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
+const SOMEWHERE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+
+/// Flags of addresses that no new connection should use: not yet proven unique, not unique, about to expire.
+const UNUSABLE: u32 = libc::IFA_F_TENTATIVE | libc::IFA_F_DADFAILED | libc::IFA_F_DEPRECATED;
+
+/// What the outside of the machine looks like.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Network {
+    /// The addresses of all interfaces that are up and have a carrier, in the order of interfaces and addresses. Our own
+    /// interface, loopback, link-local addresses and IPv6 privacy addresses, which change by the hour, are left out.
+    pub addresses: Vec<InterfaceAddress>,
+    /// How our packets leave for the IPv4 Internet, if they can.
+    pub uplink_v4: Option<Uplink>,
+    /// How our packets leave for the IPv6 Internet, if they can.
+    pub uplink_v6: Option<Uplink>,
+    /// How often these interfaces have lost their carrier. A radio that changes to another network can keep its address.
+    carrier_losses: Vec<(u32, u32)>,
+}
+
+/// An address of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InterfaceAddress {
+    /// The number of the interface.
+    pub interface: u32,
+    /// The address.
+    pub address: IpAddr,
+}
+
+/// A way to the Internet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// The number of the interface.
+    pub interface: u32,
+    /// The router, unless the interface leads to just one place.
+    pub gateway: Option<IpAddr>,
+}
+
+impl Network {
+    /// Looks at the machine, leaving out the interface `tun`.
+    pub(super) fn read(socket: &mut Socket, tun: Option<u32>) -> io::Result<Self> {
+        let mut links = link::links(socket)?;
+        links.retain(|index, link| link.is_running && !link.is_loopback && Some(*index) != tun);
+
+        let mut addresses: Vec<InterfaceAddress> = address::addresses(socket, None)?
+            .into_iter()
+            .filter(|address| links.contains_key(&address.interface) && is_stable(address))
+            .map(|address| InterfaceAddress { interface: address.interface, address: address.ip })
+            .collect();
+        addresses.sort_unstable();
+
+        links.retain(|index, _| addresses.iter().any(|address| address.interface == *index));
+        let mut uplink = |destination| {
+            route::look_up(socket, destination, SOCKET_MARK)
+                .filter(|(interface, _)| Some(*interface) != tun)
+                .map(|(interface, gateway)| Uplink { interface, gateway })
+        };
+        Ok(Self {
+            uplink_v4: uplink(SOMEWHERE_V4),
+            uplink_v6: uplink(SOMEWHERE_V6),
+            addresses,
+            carrier_losses: links.iter().map(|(index, l)| (*index, l.carrier_losses)).collect(),
+        })
+    }
+}
+
+/// Whether an address is good for connections of some length.
+fn is_stable(address: &address::Address) -> bool {
+    // The flag that says *temporary* of an IPv6 address says *secondary* of an IPv4 one.
+    let is_temporary = address.ip.is_ipv6() && address.flags & libc::IFA_F_TEMPORARY != 0;
+    address.flags & UNUSABLE == 0 && !is_temporary && !address.is_link_local
+}
