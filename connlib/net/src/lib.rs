@@ -1,6 +1,9 @@
 //! The operating system: the only crate of the workspace that makes system calls.
 //!
-//! It moves settings and never knows a resource.
+//! It moves bytes and settings and never knows a resource. Packets:
+//!
+//! - [`tun`]: the TUN device, read and written in super-packets;
+//! - [`udp`]: the outer sockets, with segmentation offload, ECN and local addresses, and the host's own addresses.
 //!
 //! Settings of Linux, each put back at the end and after a crash:
 //!
@@ -31,3 +34,5 @@ pub mod nft;
 pub mod ranges;
 #[cfg(target_os = "linux")]
 pub mod resolvers;
+pub mod tun;
+pub mod udp;
