@@ -219,7 +219,8 @@ impl Site {
         &self.shared.binaries
     }
 
-    pub(crate) fn directory(&self) -> &Path {
+    /// The directory of the run; see [`Lab::directory`].
+    pub fn directory(&self) -> &Path {
         &self.shared.directory
     }
 

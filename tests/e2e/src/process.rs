@@ -91,7 +91,7 @@ impl Command {
     /// Runs the program to its end and returns what it printed; an error with what it complained
     /// about if it failed.
     pub fn run(self) -> Result<String> {
-        let line = format!("{:?}", self.system);
+        let line = typed(&self.system);
         text_of(&self.output()?).with_context(|| line)
     }
 
@@ -217,9 +217,15 @@ impl Drop for Process {
 
 /// Runs a program of the system to its end and returns what it printed.
 pub(crate) fn checked_output(mut command: System) -> Result<String> {
-    let line = format!("{command:?}");
+    let line = typed(&command);
     let output = command.output().with_context(|| format!("cannot start {line}"))?;
     text_of(&output).with_context(|| line)
+}
+
+/// A command as one would type it.
+fn typed(command: &System) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 fn text_of(output: &Output) -> Result<String> {

@@ -1,7 +1,7 @@
 //! Ctrl-C: what was built is taken down before the process ends.
 
 use std::{
-    process,
+    fs, process,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -32,6 +32,8 @@ impl Interrupt {
             if let Some(site) = &*site.lock().unwrap_or_else(PoisonError::into_inner) {
                 println!("\ninterrupted, cleaning up");
                 site.tear_down();
+                // Nobody asks why it was not finished.
+                drop(fs::remove_dir_all(site.directory()));
             }
             process::exit(STATUS);
         })

@@ -26,7 +26,7 @@ pub(super) fn telling_step<T>(
     let duration = start.elapsed().as_secs_f64();
     match result {
         Ok((value, remark)) => {
-            println!("ok {duration:>7.2} s  {remark}");
+            println!("{}", format!("ok {duration:>7.2} s  {remark}").trim_end());
             Ok(value)
         }
         Err(error) => {
@@ -75,16 +75,16 @@ pub(super) fn milliseconds(duration: Duration) -> String {
 
 /// What somebody can do with a network that stays.
 pub(super) fn how_to_enter(scenario: &Scenario) {
-    let client = scenario.network.client.full_name();
+    let enter = format!("ip netns exec {}", scenario.network.client.full_name());
+    let logs = scenario.lab().directory().join("logs");
     println!(
         "
 the network stays, with its programs. As root:
 
-  ip netns exec {client} curl http://web.office.example/     fetch a page as the client
-  ip netns exec {client} bash                                enter the client's namespace
-  ip netns                                             see the others
-  less {}/client.log                                   read its log; other logs beside it
-  cargo xtask demo --clean                             take it down",
-        scenario.lab().directory().join("logs").display()
+  {enter} curl http://web.office.example/     # fetch a page as the client
+  {enter} bash                                # enter the client's namespace
+  less {}/client.log   # read its log; others lie beside it
+  cargo xtask demo --clean                                        # take it down",
+        logs.display()
     );
 }

@@ -48,7 +48,7 @@ pub(super) fn tour(mut scenario: Scenario) -> Result<Scenario> {
 
     let moments = Moments::read(&scenario)?;
     report::picture(&moments.path()?);
-    println!();
+    println!("\nthe first page, and the large file:\n");
     let sign_in = moments.signed_in.time.and_then(|time| time.duration_since(start).ok());
     figure("sign-in", sign_in.map_or_else(|| "?".to_owned(), milliseconds));
     figure("name", milliseconds(named.name));
