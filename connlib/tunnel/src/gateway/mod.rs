@@ -5,6 +5,8 @@ mod config;
 mod event;
 mod names;
 mod nat;
+#[cfg(test)]
+mod packets;
 mod peer;
 mod peers;
 mod policy;

@@ -210,3 +210,188 @@ fn is_internet(address: IpAddr) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::packets::ip;
+    use super::Verdict::{Permitted, Prohibited, Unreachable};
+    use super::*;
+    use crate::filter::Filter;
+    use std::time::Duration;
+
+    const WEB: Service = Service::Tcp(443);
+    const SSH: Service = Service::Tcp(22);
+
+    fn id(number: u128) -> ResourceId {
+        ResourceId::from_u128(number)
+    }
+
+    fn cidr(text: &str) -> Target {
+        Target::Cidr(text.parse().unwrap())
+    }
+
+    fn dns(text: &str) -> Target {
+        Target::Dns(text.parse().unwrap())
+    }
+
+    fn web_only() -> Filters {
+        [Filter::Tcp { first: 443, last: 443 }].into_iter().collect()
+    }
+
+    #[test]
+    fn table() {
+        type Case = (Vec<(Target, Filters)>, Vec<(&'static str, Service, Verdict)>);
+        let all = || Filters::ALL;
+        let cases: [Case; 6] = [
+            (vec![], vec![("10.0.0.1", WEB, Prohibited), ("8.8.8.8", WEB, Prohibited)]),
+            (
+                vec![(cidr("10.0.0.0/24"), all()), (cidr("fd01::/64"), all())],
+                vec![
+                    ("10.0.0.255", Service::Other, Permitted),
+                    ("10.0.1.0", WEB, Prohibited),
+                    ("fd01::1", Service::Icmp, Permitted),
+                    ("fd02::1", WEB, Prohibited),
+                ],
+            ),
+            (
+                vec![(cidr("10.0.0.0/24"), web_only())],
+                vec![("10.0.0.1", WEB, Permitted), ("10.0.0.1", SSH, Prohibited)],
+            ),
+            (
+                // One that permits is enough, whatever its prefix.
+                vec![(cidr("10.0.0.0/8"), all()), (cidr("10.0.0.0/24"), web_only())],
+                vec![("10.0.0.1", SSH, Permitted), ("10.9.0.1", SSH, Permitted)],
+            ),
+            (
+                vec![(Target::Internet, all()), (cidr("10.0.0.0/24"), web_only())],
+                vec![
+                    ("8.8.8.8", SSH, Permitted),
+                    ("2001:4860:4860::8888", SSH, Permitted),
+                    ("10.0.0.1", WEB, Permitted),
+                    ("10.0.0.1", SSH, Prohibited),
+                    ("10.0.1.1", SSH, Unreachable),
+                    ("192.168.1.1", WEB, Unreachable),
+                    ("fd02::1", WEB, Unreachable),
+                ],
+            ),
+            (
+                vec![(dns("*.test"), all())],
+                vec![("10.0.0.1", WEB, Prohibited), ("8.8.8.8", WEB, Prohibited)],
+            ),
+        ];
+        for (resources, expectations) in cases {
+            let mut policy = Policy::default();
+            for (number, (target, filters)) in resources.into_iter().enumerate() {
+                policy.insert(id(number as u128), target, filters, None);
+            }
+            for (address, service, verdict) in expectations {
+                assert_eq!(
+                    policy.judge(ip(address), Some(service)),
+                    verdict,
+                    "{policy:?} {address} {service:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_internet_is_what_is_not_reserved() {
+        for (address, expected) in [
+            ("0.1.2.3", false),
+            ("1.1.1.1", true),
+            ("9.255.255.255", true),
+            ("10.0.0.0", false),
+            ("100.63.255.255", true),
+            ("100.64.0.1", false),
+            ("100.127.255.255", false),
+            ("100.128.0.0", true),
+            ("127.0.0.1", false),
+            ("169.254.169.254", false),
+            ("172.16.0.1", false),
+            ("172.32.0.1", true),
+            ("192.168.0.1", false),
+            ("223.255.255.255", true),
+            ("224.0.0.1", false),
+            ("240.0.0.1", false),
+            ("255.255.255.255", false),
+            ("::", false),
+            ("::1", false),
+            ("::ffff:8.8.8.8", false),
+            ("2001:db8::1", true),
+            ("fd00:2021:1111::1", false),
+            ("fe80::1", false),
+            ("ff02::1", false),
+        ] {
+            assert_eq!(is_internet(ip(address)), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_removed_resource_leaves_nothing_behind() {
+        let mut policy = Policy::default();
+        policy.insert(id(1), cidr("10.0.0.0/8"), Filters::ALL, None);
+        policy.insert(id(2), cidr("10.1.2.3/8"), web_only(), None);
+        policy.insert(id(3), Target::Internet, Filters::ALL, None);
+        policy.insert(id(4), Target::Internet, Filters::ALL, None);
+        assert_eq!(policy.judge(ip("10.0.0.1"), Some(SSH)), Permitted);
+        assert!(policy.remove(id(1)));
+        assert_eq!(policy.judge(ip("10.0.0.1"), Some(SSH)), Prohibited);
+        assert_eq!(policy.judge(ip("10.0.0.1"), Some(WEB)), Permitted);
+        assert!(policy.remove(id(4)));
+        assert_eq!(policy.judge(ip("8.8.8.8"), Some(SSH)), Permitted);
+        assert!(policy.remove(id(3)) && policy.remove(id(2)));
+        assert!(!policy.remove(id(2)));
+        assert_eq!(policy.judge(ip("8.8.8.8"), Some(SSH)), Prohibited);
+        assert_eq!(policy.judge(ip("10.0.0.1"), Some(WEB)), Prohibited);
+        assert!(policy.is_empty() && policy.networks.is_empty());
+    }
+
+    #[test]
+    fn the_same_resource_again_replaces_it() {
+        let mut policy = Policy::default();
+        policy.insert(id(1), cidr("10.0.0.0/8"), Filters::ALL, None);
+        policy.insert(id(1), cidr("172.16.0.0/12"), Filters::ALL, None);
+        assert_eq!(policy.judge(ip("10.0.0.1"), None), Prohibited);
+        assert_eq!(policy.judge(ip("172.16.0.1"), None), Permitted);
+        assert!(policy.set_filters(id(1), web_only()));
+        assert_eq!(policy.judge(ip("172.16.0.1"), Some(SSH)), Prohibited);
+        assert!(!policy.set_filters(id(2), Filters::ALL));
+    }
+
+    #[test]
+    fn each_resource_expires_on_its_own() {
+        let now = Instant::now();
+        let at = |seconds| Some(now + Duration::from_secs(seconds));
+        let mut policy = Policy::default();
+        policy.insert(id(1), cidr("10.0.0.0/8"), Filters::ALL, at(10));
+        policy.insert(id(2), cidr("172.16.0.0/12"), Filters::ALL, at(20));
+        policy.insert(id(3), dns("*.test"), Filters::ALL, None);
+        assert_eq!(policy.next_expiry(), at(10));
+        assert!(!policy.expire(now + Duration::from_secs(9)));
+        assert!(policy.expire(now + Duration::from_secs(10)));
+        assert_eq!(policy.judge(ip("10.0.0.1"), None), Prohibited);
+        assert_eq!(policy.judge(ip("172.16.0.1"), None), Permitted);
+        assert_eq!(policy.next_expiry(), at(20));
+        assert!(policy.set_expiry(id(2), None));
+        assert_eq!(policy.next_expiry(), None);
+        assert!(!policy.set_expiry(id(1), None));
+    }
+
+    #[test]
+    fn only_dns_resources_have_names() {
+        let mut policy = Policy::default();
+        policy.insert(id(1), dns("*.corp.test"), Filters::ALL, None);
+        policy.insert(id(2), cidr("10.0.0.0/8"), Filters::ALL, None);
+        policy.insert(id(3), Target::Internet, Filters::ALL, None);
+        for (resource, name, expected) in [
+            (1, "web.corp.test", true),
+            (1, "web.test", false),
+            (2, "web.corp.test", false),
+            (3, "web.corp.test", false),
+            (4, "web.corp.test", false),
+        ] {
+            let name = name.parse().unwrap();
+            assert_eq!(policy.has_name(id(resource), &name), expected, "{resource} {name}");
+        }
+    }
+}

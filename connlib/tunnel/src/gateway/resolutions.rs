@@ -225,3 +225,153 @@ fn usable(mut addresses: Vec<IpAddr>) -> Arc<[IpAddr]> {
     });
     addresses.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::packets::ip;
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    fn announcement(client: u128, resource: u128) -> Announcement {
+        Announcement {
+            client: ClientId::from_u128(client),
+            resource: ResourceId::from_u128(resource),
+            domain: String::new(),
+            proxies: Vec::new(),
+        }
+    }
+
+    fn ask(resolutions: &mut Resolutions, text: &str, client: u128, now: Instant) -> Answer {
+        resolutions.ask(&name(text), announcement(client, 1), now)
+    }
+
+    fn asked(answer: Answer) -> ResolutionId {
+        let Answer::Ask(id) = answer else { panic!("{answer:?}") };
+        id
+    }
+
+    #[test]
+    fn one_request_for_all_that_ask_for_a_name() {
+        let now = Instant::now();
+        let mut resolutions = Resolutions::new();
+        let id = asked(ask(&mut resolutions, "a.test", 1, now));
+        assert_eq!(ask(&mut resolutions, "a.test", 2, now), Answer::Waiting);
+        assert_eq!(ask(&mut resolutions, "a.test", 1, now), Answer::Waiting);
+        let other = resolutions.ask(&name("a.test"), announcement(1, 2), now);
+        assert_eq!(other, Answer::Waiting);
+        assert_ne!(asked(ask(&mut resolutions, "b.test", 1, now)), id);
+
+        let finished = resolutions.finish(id, Ok(vec![ip("10.0.0.1")]), now).unwrap();
+        let expected = [announcement(1, 1), announcement(2, 1), announcement(1, 2)];
+        assert_eq!(finished.announcements, expected);
+        assert_eq!(finished.addresses.as_deref(), Some(&[ip("10.0.0.1")][..]));
+        assert_eq!(resolutions.finish(id, Ok(vec![]), now), None, "answered twice");
+    }
+
+    #[test]
+    fn an_answer_is_good_for_a_while() {
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        for (addresses, fresh_until) in [(vec![ip("10.0.0.1")], 30), (vec![], 5)] {
+            let mut resolutions = Resolutions::new();
+            assert_eq!(resolutions.known(&name("a.test"), now), None);
+            let id = asked(ask(&mut resolutions, "a.test", 1, now));
+            resolutions.finish(id, Ok(addresses.clone()), now);
+            let known = resolutions.known(&name("a.test"), at(fresh_until - 1));
+            assert_eq!(known.as_deref(), Some(&addresses[..]));
+            assert_eq!(resolutions.known(&name("a.test"), at(fresh_until)), None);
+        }
+    }
+
+    #[test]
+    fn a_failure_does_not_take_away_what_was_known() {
+        let now = Instant::now();
+        let mut resolutions = Resolutions::new();
+        let id = asked(ask(&mut resolutions, "a.test", 1, now));
+        assert_eq!(resolutions.finish(id, Err(ResolveError), now).unwrap().addresses, None);
+        let id = asked(ask(&mut resolutions, "a.test", 1, now));
+        resolutions.finish(id, Ok(vec![ip("10.0.0.1")]), now);
+        let id = asked(ask(&mut resolutions, "a.test", 1, now));
+        let finished = resolutions.finish(id, Err(ResolveError), now).unwrap();
+        assert_eq!(finished.addresses.as_deref(), Some(&[ip("10.0.0.1")][..]));
+    }
+
+    #[test]
+    fn a_silent_host_is_given_up_on() {
+        let now = Instant::now();
+        let mut resolutions = Resolutions::new();
+        let id = asked(ask(&mut resolutions, "a.test", 1, now));
+        let answered = asked(ask(&mut resolutions, "b.test", 1, now + TIMEOUT / 2));
+        resolutions.finish(answered, Ok(vec![]), now);
+        assert_eq!(resolutions.next_timeout(), Some(now + TIMEOUT));
+        assert_eq!(resolutions.pop_timed_out(now + TIMEOUT / 2), None);
+        let finished = resolutions.pop_timed_out(now + TIMEOUT).unwrap();
+        assert_eq!((finished.name, finished.addresses), (name("a.test"), None));
+        assert_eq!(resolutions.pop_timed_out(now + TIMEOUT), None);
+        assert_eq!(resolutions.finish(id, Ok(vec![]), now), None, "too late");
+        assert_eq!(resolutions.next_timeout(), None);
+        assert!(resolutions.waiting.is_empty());
+    }
+
+    #[test]
+    fn a_client_that_asks_too_much_only_harms_itself() {
+        let now = Instant::now();
+        let mut resolutions = Resolutions::new();
+        let mut first = None;
+        for number in 0..MAX_WAITING_PER_CLIENT {
+            let id = asked(ask(&mut resolutions, &format!("{number}.test"), 1, now));
+            first.get_or_insert(id);
+        }
+        assert_eq!(ask(&mut resolutions, "more.test", 1, now), Answer::Refused);
+        let other = resolutions.ask(&name("0.test"), announcement(1, 2), now);
+        assert_eq!(other, Answer::Refused);
+        asked(ask(&mut resolutions, "more.test", 2, now));
+        resolutions.finish(first.unwrap(), Ok(vec![]), now);
+        assert_eq!(ask(&mut resolutions, "more.test", 1, now), Answer::Waiting);
+    }
+
+    #[test]
+    fn there_is_a_limit_for_all_together() {
+        let now = Instant::now();
+        let mut resolutions = Resolutions::new();
+        for number in 0..MAX_PENDING {
+            asked(ask(&mut resolutions, &format!("{number}.test"), number as u128, now));
+        }
+        assert_eq!(ask(&mut resolutions, "more.test", u128::MAX, now), Answer::Refused);
+        assert_eq!(resolutions.waiting.len(), MAX_PENDING);
+    }
+
+    #[test]
+    fn only_addresses_of_other_hosts_are_of_use() {
+        let resolved = [
+            "10.0.0.5",
+            "10.0.0.2",
+            "10.0.0.5",
+            "10.0.0.4",
+            "10.0.0.1",
+            "10.0.0.3",
+            "127.0.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "100.64.0.1",
+            "100.96.0.1",
+            "100.100.111.1",
+            "fd01::2",
+            "fd01::1",
+            "::1",
+            "::",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:10.0.0.1",
+            "fd00:2021:1111::1",
+            "fd00:2021:1111:8000::1",
+        ];
+        let usable = usable(resolved.map(ip).to_vec());
+        let expected = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "fd01::1", "fd01::2"];
+        assert_eq!(*usable, expected.map(ip));
+    }
+}
