@@ -67,6 +67,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod client;
 mod datagrams;
 mod deadlines;
 mod filter;

@@ -1,0 +1,346 @@
+//! Telling gateways which addresses stand for which name: the client's half of the DNS resource NAT.
+//!
+//! A gateway can only translate packets to proxy addresses once it has confirmed an `AssignedIps`; until then packets
+//! wait here. Messages are repeated by a timer of their own, and given up in the end.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use connlib_dns::Name;
+use connlib_packet::control::{AssignedIps, Event};
+
+use crate::ids::{GatewayId, ResourceId};
+
+/// Packets that wait for one confirmation; the oldest goes first.
+const MAX_PACKETS: usize = 32;
+
+/// Names at gateways beyond this many push out those that were used least lately.
+const MAX_ANNOUNCEMENTS: usize = 4096;
+
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+const MAX_RETRY: Duration = Duration::from_secs(2);
+
+/// The gateway may take 10 s to resolve a name.
+const GIVE_UP: Duration = Duration::from_secs(15);
+
+/// After a refusal, packets ask again at most this often.
+const HOLD_OFF: Duration = Duration::from_secs(2);
+
+/// A query by an application has a confirmed name resolved anew at most this often.
+const REFRESH: Duration = Duration::from_secs(30);
+
+/// One name of one resource at one gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) gateway: GatewayId,
+    pub(super) resource: ResourceId,
+    pub(super) name: Name,
+}
+
+/// What gateways have been told.
+#[derive(Debug, Default)]
+pub(super) struct Announcements {
+    by_key: HashMap<Key, Announcement>,
+}
+
+#[derive(Debug)]
+struct Announcement {
+    frame: Vec<u8>,
+    phase: Phase,
+    used_at: Instant,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Pending {
+        since: Instant,
+        retry_at: Instant,
+        backoff: Duration,
+        packets: VecDeque<Vec<u8>>,
+        /// It was confirmed before: packets go on meanwhile.
+        is_refresh: bool,
+    },
+    Active {
+        since: Instant,
+    },
+    Failed {
+        at: Instant,
+    },
+}
+
+/// What is to be done with a packet to a proxy address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Announced {
+    /// The gateway knows: send it.
+    Yes,
+    /// It has to wait. The frame, if any, is to be sent first.
+    Wait(Option<Vec<u8>>),
+    /// The gateway refused the name.
+    Refused,
+}
+
+/// A timer ran out.
+#[derive(Debug)]
+pub(super) enum Due {
+    /// Send this frame to the gateway once more.
+    Send(GatewayId, Vec<u8>),
+    /// The gateway does not confirm. These packets waited.
+    GaveUp(Vec<Vec<u8>>),
+}
+
+impl Announcements {
+    /// Whether packets for a name can go to a gateway. `addresses`: what stands for the name.
+    pub(super) fn announce(
+        &mut self,
+        key: &Key,
+        addresses: impl FnOnce() -> Vec<IpAddr>,
+        now: Instant,
+    ) -> Announced {
+        if let Some(known) = self.by_key.get_mut(key) {
+            known.used_at = now;
+            match &known.phase {
+                Phase::Active { .. } | Phase::Pending { is_refresh: true, .. } => {
+                    return Announced::Yes;
+                }
+                Phase::Pending { .. } => return Announced::Wait(None),
+                Phase::Failed { at } if now < *at + HOLD_OFF => return Announced::Refused,
+                Phase::Failed { .. } => {
+                    known.phase = Phase::pending(now, false);
+                    return Announced::Wait(Some(known.frame.clone()));
+                }
+            }
+        }
+        let Some(frame) = encode(key, addresses()) else { return Announced::Refused };
+        self.make_room();
+        let phase = Phase::pending(now, false);
+        self.by_key.insert(key.clone(), Announcement { frame: frame.clone(), phase, used_at: now });
+        Announced::Wait(Some(frame))
+    }
+
+    /// An application asked for the name again: the gateway is to resolve it anew, while packets go on. Returns what
+    /// is to be sent.
+    pub(super) fn refresh(&mut self, key: &Key, now: Instant) -> Option<Vec<u8>> {
+        let known = self.by_key.get_mut(key)?;
+        let (is_refresh, since) = match known.phase {
+            Phase::Active { since } => (true, since),
+            Phase::Failed { at } => (false, at),
+            Phase::Pending { .. } => return None,
+        };
+        let pause = if is_refresh { REFRESH } else { HOLD_OFF };
+        if now < since + pause {
+            return None;
+        }
+        known.phase = Phase::pending(now, is_refresh);
+        Some(known.frame.clone())
+    }
+
+    /// Keeps a packet until the gateway has confirmed.
+    pub(super) fn keep_packet(&mut self, key: &Key, packet: &[u8]) {
+        if let Some(Announcement { phase: Phase::Pending { packets, .. }, .. }) =
+            self.by_key.get_mut(key)
+        {
+            if packets.len() == MAX_PACKETS {
+                packets.pop_front();
+            }
+            packets.push_back(packet.to_vec());
+        }
+    }
+
+    /// The gateway has confirmed, or refused. Returns the packets that waited.
+    pub(super) fn confirm(&mut self, key: &Key, is_active: bool, now: Instant) -> Vec<Vec<u8>> {
+        let Some(known) = self.by_key.get_mut(key) else { return Vec::new() };
+        let phase =
+            if is_active { Phase::Active { since: now } } else { Phase::Failed { at: now } };
+        match std::mem::replace(&mut known.phase, phase) {
+            Phase::Pending { packets, .. } => packets.into(),
+            Phase::Active { .. } | Phase::Failed { .. } => Vec::new(),
+        }
+    }
+
+    /// The gateway has lost what it knew, or it is another one: everything is announced anew. Packets that wait go on
+    /// waiting.
+    pub(super) fn restart_gateway(&mut self, gateway: GatewayId, now: Instant) {
+        let of_gateway = self.by_key.iter_mut().filter(|(key, _)| key.gateway == gateway);
+        for (_, known) in of_gateway {
+            match &mut known.phase {
+                Phase::Pending { since, retry_at, backoff, is_refresh, .. } => {
+                    (*since, *retry_at, *backoff, *is_refresh) = (now, now, FIRST_RETRY, false);
+                }
+                phase => {
+                    let mut pending = Phase::pending(now, false);
+                    if let Phase::Pending { retry_at, .. } = &mut pending {
+                        *retry_at = now;
+                    }
+                    *phase = pending;
+                }
+            }
+        }
+    }
+
+    /// There is a path now: what is not confirmed is sent at once.
+    pub(super) fn hurry(&mut self, gateway: GatewayId, now: Instant) {
+        for (_, known) in self.by_key.iter_mut().filter(|(key, _)| key.gateway == gateway) {
+            if let Phase::Pending { retry_at, backoff, .. } = &mut known.phase {
+                (*retry_at, *backoff) = (now, FIRST_RETRY);
+            }
+        }
+    }
+
+    pub(super) fn forget(&mut self, mut is_void: impl FnMut(&Key) -> bool) {
+        self.by_key.retain(|key, _| !is_void(key));
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.by_key.values().filter_map(|known| known.phase.deadline()).min()
+    }
+
+    /// What is due; to be called until there is nothing. `is_connected`: whether messages reach a gateway now.
+    pub(super) fn pop_due(
+        &mut self,
+        now: Instant,
+        is_connected: impl Fn(GatewayId) -> bool,
+    ) -> Option<Due> {
+        loop {
+            let (key, known) = self
+                .by_key
+                .iter_mut()
+                .find(|(_, known)| known.phase.deadline().is_some_and(|at| at <= now))?;
+            let Phase::Pending { since, retry_at, backoff, packets, is_refresh } = &mut known.phase
+            else {
+                return None;
+            };
+            if now >= *since + GIVE_UP {
+                let packets = std::mem::take(packets).into();
+                known.phase = if *is_refresh {
+                    // What was confirmed once still holds.
+                    Phase::Active { since: now }
+                } else {
+                    Phase::Failed { at: now }
+                };
+                return Some(Due::GaveUp(packets));
+            }
+            *backoff = (*backoff * 2).min(MAX_RETRY);
+            *retry_at = now + *backoff;
+            // Before there is a path, the first message waits in the link already.
+            if is_connected(key.gateway) {
+                return Some(Due::Send(key.gateway, known.frame.clone()));
+            }
+        }
+    }
+
+    fn make_room(&mut self) {
+        if self.by_key.len() < MAX_ANNOUNCEMENTS {
+            return;
+        }
+        let oldest = self.by_key.iter().min_by_key(|(_, known)| known.used_at);
+        if let Some(key) = oldest.map(|(key, _)| key.clone()) {
+            self.by_key.remove(&key);
+        }
+    }
+}
+
+impl Phase {
+    fn pending(now: Instant, is_refresh: bool) -> Self {
+        Self::Pending {
+            since: now,
+            retry_at: now + FIRST_RETRY,
+            backoff: FIRST_RETRY,
+            packets: VecDeque::new(),
+            is_refresh,
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Pending { retry_at, since, .. } => Some((*retry_at).min(*since + GIVE_UP)),
+            Self::Active { .. } | Self::Failed { .. } => None,
+        }
+    }
+}
+
+fn encode(key: &Key, proxy_ips: Vec<IpAddr>) -> Option<Vec<u8>> {
+    let domain = key.name.as_str().to_owned();
+    let event = Event::AssignedIps(AssignedIps { resource: key.resource.0, domain, proxy_ips });
+    event.encode().inspect_err(|e| tracing::debug!(error = %e, "could not announce a name")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> Key {
+        Key {
+            gateway: GatewayId::from_u128(1),
+            resource: ResourceId::from_u128(2),
+            name: "web.example".parse().unwrap(),
+        }
+    }
+
+    fn addresses() -> Vec<IpAddr> {
+        (1..=4).map(|i| IpAddr::from([100, 96, 0, i])).collect()
+    }
+
+    #[test]
+    fn packets_wait_until_the_gateway_confirms() {
+        let now = Instant::now();
+        let mut announcements = Announcements::default();
+        let first = announcements.announce(&key(), addresses, now);
+        assert!(matches!(first, Announced::Wait(Some(_))));
+        assert_eq!(announcements.announce(&key(), addresses, now), Announced::Wait(None));
+        announcements.keep_packet(&key(), b"1");
+        assert_eq!(announcements.confirm(&key(), true, now), [b"1"]);
+        assert_eq!(announcements.announce(&key(), addresses, now), Announced::Yes);
+        assert_eq!(announcements.next_timeout(), None);
+    }
+
+    #[test]
+    fn an_announcement_is_repeated_by_a_timer_and_given_up() {
+        let start = Instant::now();
+        let mut announcements = Announcements::default();
+        announcements.announce(&key(), addresses, start);
+        announcements.keep_packet(&key(), b"1");
+        let mut sent = 0;
+        loop {
+            let now = announcements.next_timeout().unwrap();
+            match announcements.pop_due(now, |_| true) {
+                Some(Due::Send(..)) => sent += 1,
+                Some(Due::GaveUp(packets)) => {
+                    assert_eq!(packets, [b"1"]);
+                    assert_eq!(now, start + GIVE_UP);
+                    assert_eq!(announcements.announce(&key(), addresses, now), Announced::Refused);
+                    let later = now + HOLD_OFF;
+                    let again = announcements.announce(&key(), addresses, later);
+                    assert!(matches!(again, Announced::Wait(Some(_))));
+                    break;
+                }
+                None => {}
+            }
+        }
+        assert!((6..12).contains(&sent), "{sent}");
+    }
+
+    #[test]
+    fn a_refresh_stalls_nobody_and_is_rare() {
+        let now = Instant::now();
+        let mut announcements = Announcements::default();
+        announcements.announce(&key(), addresses, now);
+        announcements.confirm(&key(), true, now);
+        assert_eq!(announcements.refresh(&key(), now), None);
+        let later = now + REFRESH;
+        assert!(announcements.refresh(&key(), later).is_some());
+        assert_eq!(announcements.refresh(&key(), later), None);
+        assert_eq!(announcements.announce(&key(), addresses, later), Announced::Yes);
+    }
+
+    #[test]
+    fn a_gateway_that_restarted_is_told_again() {
+        let now = Instant::now();
+        let mut announcements = Announcements::default();
+        announcements.announce(&key(), addresses, now);
+        announcements.confirm(&key(), true, now);
+        announcements.restart_gateway(key().gateway, now);
+        assert_eq!(announcements.announce(&key(), addresses, now), Announced::Wait(None));
+        assert!(matches!(announcements.pop_due(now, |_| true), Some(Due::Send(..))));
+    }
+}

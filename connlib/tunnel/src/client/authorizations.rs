@@ -1,0 +1,356 @@
+//! Access to resources: asked for when there is traffic, repeated by a timer, given up in the end.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use connlib_dns::{Client, Query};
+use connlib_packet::{Headers, TcpFlags, Transport};
+
+use super::event::FailureReason;
+use crate::ids::{GatewayId, ResourceId};
+
+/// Packets that wait for one authorization; the oldest goes first.
+const MAX_PACKETS: usize = 128;
+
+/// DNS queries that wait for one authorization; further ones are refused.
+const MAX_QUERIES: usize = 128;
+
+/// The portal answers within 15 s; what was lost on the way to it is repeated sooner.
+const FIRST_RETRY: Duration = Duration::from_secs(2);
+const MAX_RETRY: Duration = Duration::from_secs(16);
+
+/// After that many requests without an answer there won't be one.
+const MAX_ATTEMPTS: u32 = 5;
+
+/// How long a refusal stands before traffic asks again; doubles as long as the answer is the same.
+const FIRST_HOLD_OFF: Duration = Duration::from_millis(500);
+const MAX_HOLD_OFF: Duration = Duration::from_secs(30);
+
+/// A refusal that nobody asked about for so long is forgotten.
+const REFUSAL_LIFETIME: Duration = Duration::from_secs(300);
+
+/// The access to each resource, as far as somebody wanted it.
+#[derive(Debug, Default)]
+pub(super) struct Authorizations {
+    by_resource: BTreeMap<ResourceId, State>,
+}
+
+#[derive(Debug)]
+enum State {
+    Pending(Pending),
+    Granted { gateway: GatewayId, since: Instant },
+    Refused { reason: FailureReason, at: Instant, hold_off: Duration },
+}
+
+#[derive(Debug)]
+struct Pending {
+    waiting: Waiting,
+    attempts: u32,
+    retry_at: Instant,
+    backoff: Duration,
+    /// The hold-off that preceded, so that the next one is longer.
+    hold_off: Duration,
+}
+
+/// What waits for an authorization.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    pub(super) packets: VecDeque<Vec<u8>>,
+    pub(super) queries: Vec<(Client, Query)>,
+}
+
+/// What may be done for a resource now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Packets go to this gateway.
+    Granted(GatewayId),
+    /// They have to wait. `ask`: the portal is to be asked now.
+    Pending { ask: bool },
+    /// There is none.
+    Refused(FailureReason),
+}
+
+/// A timer ran out.
+#[derive(Debug)]
+pub(super) enum Due {
+    /// Ask the portal (once more).
+    Ask(ResourceId),
+    /// It does not answer.
+    GaveUp(ResourceId, Waiting),
+    /// Nothing is known of this resource any more.
+    Forgotten,
+}
+
+impl Authorizations {
+    /// What may be done for a resource, for which there is traffic.
+    pub(super) fn access(&mut self, resource: ResourceId, now: Instant) -> Access {
+        match self.by_resource.get(&resource) {
+            Some(State::Granted { gateway, .. }) => return Access::Granted(*gateway),
+            Some(State::Pending(_)) => return Access::Pending { ask: false },
+            Some(State::Refused { reason, at, hold_off }) if now < *at + *hold_off => {
+                return Access::Refused(*reason);
+            }
+            Some(State::Refused { .. }) | None => {}
+        }
+        let hold_off = match self.by_resource.get(&resource) {
+            Some(State::Refused { at, hold_off, .. })
+                if now < *at + *hold_off * 2 + MAX_HOLD_OFF =>
+            {
+                (*hold_off * 2).clamp(FIRST_HOLD_OFF, MAX_HOLD_OFF)
+            }
+            _ => FIRST_HOLD_OFF,
+        };
+        let pending = Pending {
+            waiting: Waiting::default(),
+            attempts: 1,
+            retry_at: now + FIRST_RETRY,
+            backoff: FIRST_RETRY,
+            hold_off,
+        };
+        self.by_resource.insert(resource, State::Pending(pending));
+        Access::Pending { ask: true }
+    }
+
+    /// The gateway that gives access to a resource at present.
+    pub(super) fn gateway(&self, resource: ResourceId) -> Option<GatewayId> {
+        match self.by_resource.get(&resource)? {
+            State::Granted { gateway, .. } => Some(*gateway),
+            State::Pending(_) | State::Refused { .. } => None,
+        }
+    }
+
+    /// Since when there is access.
+    pub(super) fn granted_since(&self, resource: ResourceId) -> Option<Instant> {
+        match self.by_resource.get(&resource)? {
+            State::Granted { since, .. } => Some(*since),
+            State::Pending(_) | State::Refused { .. } => None,
+        }
+    }
+
+    pub(super) fn is_offline(&self, resource: ResourceId) -> bool {
+        matches!(
+            self.by_resource.get(&resource),
+            Some(State::Refused { reason: FailureReason::Offline, .. })
+        )
+    }
+
+    /// Keeps a packet until the answer is there. A repeated SYN takes the place of the first: its timestamps are newer.
+    pub(super) fn keep_packet(&mut self, resource: ResourceId, packet: &[u8]) {
+        let Some(State::Pending(pending)) = self.by_resource.get_mut(&resource) else { return };
+        let packets = &mut pending.waiting.packets;
+        if let Some(same) = packets.iter_mut().find(|kept| is_same_syn(kept, packet)) {
+            same.clear();
+            same.extend_from_slice(packet);
+            return;
+        }
+        if packets.len() == MAX_PACKETS {
+            packets.pop_front();
+        }
+        packets.push_back(packet.to_vec());
+    }
+
+    /// Keeps a query until the answer is there; false: there are too many.
+    pub(super) fn keep_query(
+        &mut self,
+        resource: ResourceId,
+        client: Client,
+        query: &Query,
+    ) -> bool {
+        match self.by_resource.get_mut(&resource) {
+            Some(State::Pending(pending)) if pending.waiting.queries.len() < MAX_QUERIES => {
+                pending.waiting.queries.push((client, query.clone()));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// There is access. Returns what waited for it.
+    pub(super) fn grant(
+        &mut self,
+        resource: ResourceId,
+        gateway: GatewayId,
+        now: Instant,
+    ) -> Waiting {
+        match self.by_resource.insert(resource, State::Granted { gateway, since: now }) {
+            Some(State::Pending(pending)) => pending.waiting,
+            _ => Waiting::default(),
+        }
+    }
+
+    /// There is none. Returns what waited for it.
+    pub(super) fn refuse(
+        &mut self,
+        resource: ResourceId,
+        reason: FailureReason,
+        now: Instant,
+    ) -> Waiting {
+        let Some(state) = self.by_resource.get_mut(&resource) else { return Waiting::default() };
+        let State::Pending(pending) = state else { return Waiting::default() };
+        let waiting = std::mem::take(&mut pending.waiting);
+        *state = State::Refused { reason, at: now, hold_off: pending.hold_off };
+        waiting
+    }
+
+    /// Forgets the access to a resource; traffic asks anew. Returns what waited for it.
+    pub(super) fn forget(&mut self, resource: ResourceId) -> Waiting {
+        match self.by_resource.remove(&resource) {
+            Some(State::Pending(pending)) => pending.waiting,
+            _ => Waiting::default(),
+        }
+    }
+
+    /// Forgets all access through a gateway.
+    pub(super) fn forget_gateway(&mut self, gateway: GatewayId) {
+        self.by_resource.retain(
+            |_, state| !matches!(state, State::Granted { gateway: other, .. } if *other == gateway),
+        );
+    }
+
+    /// The resources that a gateway gives access to.
+    pub(super) fn through(&self, gateway: GatewayId) -> impl Iterator<Item = ResourceId> {
+        self.by_resource.iter().filter_map(move |(resource, state)| match state {
+            State::Granted { gateway: other, .. } if *other == gateway => Some(*resource),
+            _ => None,
+        })
+    }
+
+    /// The portal is there again: what is pending is asked at once.
+    pub(super) fn ask_all(&mut self, now: Instant) {
+        for state in self.by_resource.values_mut() {
+            match state {
+                State::Pending(pending) => {
+                    (pending.retry_at, pending.backoff, pending.attempts) = (now, FIRST_RETRY, 0);
+                }
+                State::Refused { hold_off, .. } => *hold_off = Duration::ZERO,
+                State::Granted { .. } => {}
+            }
+        }
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.by_resource.values().filter_map(State::deadline).min()
+    }
+
+    /// What is due; to be called until there is nothing.
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<Due> {
+        let (resource, state) = self
+            .by_resource
+            .iter_mut()
+            .find(|(_, state)| state.deadline().is_some_and(|at| at <= now))?;
+        let resource = *resource;
+        if let State::Pending(pending) = state
+            && pending.attempts < MAX_ATTEMPTS
+        {
+            pending.attempts += 1;
+            pending.backoff = (pending.backoff * 2).min(MAX_RETRY);
+            pending.retry_at = now + pending.backoff;
+            return Some(Due::Ask(resource));
+        }
+        if matches!(state, State::Pending(_)) {
+            return Some(Due::GaveUp(resource, self.refuse(resource, FailureReason::Timeout, now)));
+        }
+        self.by_resource.remove(&resource);
+        Some(Due::Forgotten)
+    }
+}
+
+impl State {
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Pending(pending) => Some(pending.retry_at),
+            Self::Refused { at, .. } => Some(*at + REFUSAL_LIFETIME),
+            Self::Granted { .. } => None,
+        }
+    }
+}
+
+fn is_same_syn(one: &[u8], other: &[u8]) -> bool {
+    let (Ok(one), Ok(other)) = (Headers::parse(one), Headers::parse(other)) else { return false };
+    let is_syn = |headers: &Headers| {
+        matches!(headers.transport(), Transport::Tcp { .. })
+            && headers.tcp_flags().is_some_and(|flags| flags.contains(TcpFlags::SYN))
+    };
+    is_syn(&one)
+        && is_syn(&other)
+        && one.source_socket() == other.source_socket()
+        && one.destination_socket() == other.destination_socket()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RESOURCE: ResourceId = ResourceId::from_u128(1);
+    const GATEWAY: GatewayId = GatewayId::from_u128(2);
+
+    #[test]
+    fn the_portal_is_asked_once_and_then_by_a_timer_until_it_is_hopeless() {
+        let mut now = Instant::now();
+        let mut authorizations = Authorizations::default();
+        assert_eq!(authorizations.access(RESOURCE, now), Access::Pending { ask: true });
+        assert_eq!(authorizations.access(RESOURCE, now), Access::Pending { ask: false });
+        authorizations.keep_packet(RESOURCE, b"packet");
+        let mut asked = 1;
+        loop {
+            now = authorizations.next_timeout().unwrap();
+            match authorizations.pop_due(now).unwrap() {
+                Due::Ask(RESOURCE) => asked += 1,
+                Due::GaveUp(RESOURCE, waiting) => {
+                    assert_eq!(waiting.packets, [b"packet"]);
+                    break;
+                }
+                due => panic!("{due:?}"),
+            }
+        }
+        assert_eq!(asked, MAX_ATTEMPTS);
+        assert_eq!(authorizations.access(RESOURCE, now), Access::Refused(FailureReason::Timeout));
+    }
+
+    #[test]
+    fn a_refusal_stands_for_a_while_and_longer_each_time() {
+        let mut now = Instant::now();
+        let mut authorizations = Authorizations::default();
+        let mut previous = Duration::ZERO;
+        for _ in 0..4 {
+            assert_eq!(authorizations.access(RESOURCE, now), Access::Pending { ask: true });
+            authorizations.refuse(RESOURCE, FailureReason::Forbidden, now);
+            let refused_at = now;
+            while authorizations.access(RESOURCE, now) == Access::Refused(FailureReason::Forbidden)
+            {
+                now += Duration::from_millis(100);
+            }
+            assert!(now - refused_at > previous);
+            previous = now - refused_at;
+            authorizations.refuse(RESOURCE, FailureReason::Forbidden, now);
+            now += previous * 3;
+        }
+    }
+
+    #[test]
+    fn what_is_granted_stays_until_its_gateway_goes() {
+        let now = Instant::now();
+        let mut authorizations = Authorizations::default();
+        authorizations.access(RESOURCE, now);
+        authorizations.keep_packet(RESOURCE, b"1");
+        assert_eq!(authorizations.grant(RESOURCE, GATEWAY, now).packets, [b"1"]);
+        assert_eq!(authorizations.access(RESOURCE, now), Access::Granted(GATEWAY));
+        assert_eq!(authorizations.next_timeout(), None);
+        assert_eq!(authorizations.through(GATEWAY).count(), 1);
+        authorizations.forget_gateway(GATEWAY);
+        assert_eq!(authorizations.access(RESOURCE, now), Access::Pending { ask: true });
+    }
+
+    #[test]
+    fn the_buffer_is_bounded_and_the_oldest_goes_first() {
+        let now = Instant::now();
+        let mut authorizations = Authorizations::default();
+        authorizations.access(RESOURCE, now);
+        for i in 0..MAX_PACKETS + 10 {
+            authorizations.keep_packet(RESOURCE, &i.to_be_bytes());
+        }
+        let waiting = authorizations.grant(RESOURCE, GATEWAY, now);
+        assert_eq!(waiting.packets.len(), MAX_PACKETS);
+        assert_eq!(waiting.packets[0], 10usize.to_be_bytes());
+    }
+}

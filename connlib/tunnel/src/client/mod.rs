@@ -1,0 +1,22 @@
+//! The client's end: finds out what packets are for, asks for access, and brings them to gateways.
+//!
+//! - [`ClientTunnel`]: what the parts do together; the way of a packet is in `packets`
+//! - `routes`: which resource a packet is for, and the one rule of precedence
+//! - `authorizations`: access, asked for by traffic
+//! - `dns`: the servers that applications see
+//! - `announcements`: which addresses stand for which name, as gateways know it
+
+mod announcements;
+mod authorizations;
+mod dns;
+mod event;
+mod gateways;
+mod packets;
+mod resource;
+mod routes;
+mod tunnel;
+
+pub use event::{ClientEvent, DnsQuery, FailureReason, ResourceState, ResourceStatus, TunConfig};
+pub use gateways::Gateway;
+pub use resource::{Interface, Resource, Site, Target};
+pub use tunnel::{ClientConfig, ClientTunnel};
