@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use connlib_packet::checksum::Update;
 use connlib_packet::{EchoKind, Headers, IcmpError, TcpFlags, build};
 
 pub(super) fn socket(text: &str) -> SocketAddr {
@@ -28,8 +29,13 @@ pub(super) fn ping(source: &str, destination: &str, kind: EchoKind, identifier: 
 /// A packet of a protocol that has no ports.
 pub(super) fn sctp(source: &str, destination: &str) -> Vec<u8> {
     let mut packet = udp(&format!("{source}:1"), &format!("{destination}:1"));
-    assert_eq!(packet[0], 0x45);
+    let [hop_limit, protocol] = [8, 9].map(|at| packet[at]);
+    assert_eq!((packet[0], protocol), (0x45, 17));
     packet[9] = 132;
+    let word = |protocol| u16::from_be_bytes([hop_limit, protocol]);
+    let checksum = u16::from_be_bytes([packet[10], packet[11]]);
+    let checksum = Update::default().word(word(protocol), word(132)).apply(checksum);
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
     packet
 }
 
