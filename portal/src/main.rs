@@ -1,4 +1,8 @@
 //! The binary `connlib-portal`; all it does is in the library.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    connlib_portal::cli::main()
+}

@@ -30,6 +30,11 @@ pub enum Owner {
 }
 
 impl Owner {
+    /// The word for what it is.
+    pub fn kind(&self) -> &'static str {
+        self.columns().0
+    }
+
     fn columns(&self) -> (&'static str, &str) {
         match self {
             Self::Client(name) => ("client", name),

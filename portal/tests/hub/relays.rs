@@ -22,8 +22,8 @@ addresses = ["198.51.100.7:3478"]
 "#;
 
 fn ids(relays: &Value) -> BTreeSet<String> {
-    let relays = relays.as_array().unwrap().iter();
-    relays.map(|relay| relay["id"].as_str().unwrap().to_owned()).collect()
+    let relays = relays.as_array().expect("a list").iter();
+    relays.map(|relay| relay["id"].as_str().expect("an id").to_owned()).collect()
 }
 
 #[test]
