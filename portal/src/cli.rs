@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -159,7 +159,9 @@ impl Run {
             .with_context(|| format!("\"{}\" is not a log filter like \"info\"", self.log))?;
         let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         match self.log_format {
-            LogFormat::Text => log.with_target(false).init(),
+            LogFormat::Text => {
+                log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
+            }
             LogFormat::Json => log.json().init(),
         }
         let tls = self.tls_cert.zip(self.tls_key);

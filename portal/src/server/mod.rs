@@ -113,7 +113,11 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
             }
             Some(_) = connections.join_next() => {}
             () = &mut timers => {}
-            () = policy_changes.changed() => policy_file.reload(&portal, false),
+            () = policy_changes.changed() => {
+                // A link may lead elsewhere now. The new watch comes first, so that nothing is missed.
+                policy_changes = Watch::policy(&options.config);
+                policy_file.reload(&portal, false);
+            }
             () = database_changes.changed() => portal.review_tokens(),
             _ = hang_up.recv() => {
                 policy_file.reload(&portal, true);

@@ -118,6 +118,24 @@ async fn a_second_gateway_is_refused_and_the_first_stays() {
 }
 
 #[tokio::test]
+async fn a_client_has_as_many_devices_as_the_policy_says() {
+    let home = Home::new(&POLICY.replace("name = \"alice\"", "name = \"alice\"\nmax_devices = 1"));
+    let token = home.token(&["new", "--client", "alice"]);
+    let program = home.run();
+    let (first, init) = Peer::client(program.address, &token, 1).await;
+    let path = format!("/client/v2/websocket?{}", query("another", 2));
+    match Peer::connect(program.address, "client", &path, &token).await {
+        Err(Error::Http(response)) => assert_eq!(response.status(), 402),
+        other => panic!("{:?}", other.err()),
+    }
+    // Once the first is gone, it makes room.
+    drop(first);
+    program.wait_for_log("disconnected");
+    let mut second = Peer::connect(program.address, "client", &path, &token).await.unwrap();
+    assert_eq!(second.join(Value::Null).await["interface"], init["interface"]);
+}
+
+#[tokio::test]
 async fn a_message_that_is_too_large_ends_the_connection() {
     let home = Home::new(POLICY);
     let token = home.token(&["new", "--client", "alice"]);
