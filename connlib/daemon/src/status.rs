@@ -1,5 +1,6 @@
 //! What the service manager learns of us.
 
+use std::fmt;
 use std::process::ExitCode;
 
 use sd_notify::NotifyState;
@@ -15,6 +16,17 @@ pub enum Exit {
     SignInRequired,
     /// The configuration or the machine does not allow a start: a restart cannot help.
     Unusable,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ok => "done",
+            Self::Failure => "failed",
+            Self::SignInRequired => "a new token is needed",
+            Self::Unusable => "cannot start",
+        })
+    }
 }
 
 impl From<Exit> for ExitCode {

@@ -21,6 +21,8 @@
 //! Everything here belongs to one event loop: descriptors are non-blocking and registered with tokio, the loop waits
 //! for readiness and then reads or writes until [`WouldBlock`](std::io::ErrorKind::WouldBlock).
 
+#[cfg(target_os = "linux")]
+mod mark;
 mod readiness;
 
 #[cfg(target_os = "linux")]
@@ -36,3 +38,6 @@ pub mod ranges;
 pub mod resolvers;
 pub mod tun;
 pub mod udp;
+
+#[cfg(target_os = "linux")]
+pub use mark::set_mark;

@@ -1,0 +1,116 @@
+//! The portal's address, found without our own tunnel.
+//!
+//! The system's DNS settings may point at us, and packets to its resolvers may be meant for the tunnel: so its resolvers
+//! are asked directly, by sockets that bypass the tunnel.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use hickory_resolver::proto::op::{Message, Query};
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use tokio::net::UdpSocket;
+
+/// How long resolvers may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// More resolvers are not asked.
+const MAX_SERVERS: usize = 8;
+
+/// The system's resolvers, as they are at present.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SystemResolvers(Arc<Mutex<Vec<SocketAddr>>>);
+
+impl SystemResolvers {
+    pub(crate) fn set(&self, servers: &[SocketAddr]) {
+        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = servers.to_vec();
+    }
+
+    fn servers(&self) -> Vec<SocketAddr> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// The addresses of a host: as it stands there, from the hosts file, from all resolvers at once, and if they know
+    /// nothing from whatever else the system asks.
+    pub(crate) async fn resolve(self, host: String, mark: u32) -> io::Result<Vec<IpAddr>> {
+        if let Ok(ip) = host.trim_matches(['[', ']']).parse() {
+            return Ok(vec![ip]);
+        }
+        let listed = from_hosts_file(&host).await;
+        if !listed.is_empty() {
+            return Ok(listed);
+        }
+        let mut found = ask_all(&host, &self.servers(), mark).await;
+        if found.is_empty() {
+            found.extend(tokio::net::lookup_host((host, 0)).await?.map(|address| address.ip()));
+        }
+        found.dedup();
+        Ok(found)
+    }
+}
+
+async fn from_hosts_file(host: &str) -> Vec<IpAddr> {
+    let text = tokio::fs::read_to_string("/etc/hosts").await.unwrap_or_default();
+    let address = |line: &str| {
+        let mut words = line.split('#').next()?.split_whitespace();
+        let ip: IpAddr = words.next()?.parse().ok()?;
+        words.any(|name| name.eq_ignore_ascii_case(host)).then_some(ip)
+    };
+    text.lines().filter_map(address).collect()
+}
+
+async fn ask_all(host: &str, servers: &[SocketAddr], mark: u32) -> Vec<IpAddr> {
+    let questions = servers.iter().take(MAX_SERVERS).flat_map(|server| {
+        [RecordType::A, RecordType::AAAA].map(|kind| async move {
+            match tokio::time::timeout(PATIENCE, ask(host, kind, *server, mark)).await {
+                Ok(Ok(addresses)) => addresses,
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "a resolver did not answer");
+                    Vec::new()
+                }
+                Err(_) => Vec::new(),
+            }
+        })
+    });
+    join_all(questions).await.into_iter().flatten().collect()
+}
+
+async fn ask(
+    host: &str,
+    kind: RecordType,
+    server: SocketAddr,
+    mark: u32,
+) -> io::Result<Vec<IpAddr>> {
+    let mut name = Name::from_utf8(host).map_err(io::Error::other)?;
+    name.set_fqdn(true);
+    let mut id = [0; 2];
+    getrandom::fill(&mut id).map_err(io::Error::other)?;
+    let mut question = Message::query();
+    question.metadata.id = u16::from_ne_bytes(id);
+    question.metadata.recursion_desired = true;
+    question.add_query(Query::query(name, kind));
+    let any: IpAddr =
+        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    connlib_net::set_mark(&socket, mark)?;
+    socket.connect(server).await?;
+    socket.send(&question.to_vec().map_err(io::Error::other)?).await?;
+    let mut buffer = vec![0; 4096];
+    loop {
+        let len = socket.recv(&mut buffer).await?;
+        let Ok(answer) = Message::from_vec(buffer.get(..len).unwrap_or_default()) else { continue };
+        if answer.metadata.id == question.metadata.id && answer.queries == question.queries {
+            return Ok(answer.answers.iter().filter_map(|record| address(&record.data)).collect());
+        }
+    }
+}
+
+fn address(data: &RData) -> Option<IpAddr> {
+    match data {
+        RData::A(a) => Some(a.0.into()),
+        RData::AAAA(aaaa) => Some(aaaa.0.into()),
+        _ => None,
+    }
+}

@@ -1,0 +1,451 @@
+//! A gateway's session.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use connlib_link::SendQueue;
+use connlib_net::events::{Event as SystemEvent, Events};
+use connlib_net::netlink::{Interface, Ipv6Support, MAIN_TABLE};
+use connlib_net::nft::{Forwarding, GatewayNat, Masquerade};
+use connlib_net::tun::{LinkSettings, Offloads, Tun};
+use connlib_net::{resolvers, udp};
+use connlib_packet::{Ecn, PacketBatch, TunPacket, plan};
+use connlib_portal_api::client::{Event as PortalEvent, Network, PortalClient};
+use connlib_portal_api::messages::common::{Capabilities, Relay};
+use connlib_portal_api::messages::gateway::GatewayRole;
+use connlib_portal_api::messages::gateway::{
+    AuthorizationCreated, BroadcastIceCandidates, CreateAuthorization, FromPortal, Init, ToPortal,
+};
+use connlib_portal_api::{ClientId, HeldCandidates};
+use connlib_tunnel::{Datagrams, GatewayConfig, GatewayEvent, GatewayTunnel, Output};
+
+use crate::command::{Command, Commands, SessionError, seed};
+use crate::convert;
+use crate::io::{Io, IoStats, PacketTunnel};
+use crate::logged::Logged;
+use crate::portal::{PortalSettings, socket_options};
+use crate::resolve::{Names, Resolved};
+use crate::timer::Timer;
+
+/// What portals know gateways of this protocol by.
+const COMPONENT: &str = "gateway";
+
+/// The version of the existing system's gateway whose behaviour this one has: portals look at it.
+const PROTOCOL_VERSION: &str = "1.6.1";
+
+/// Settings of a gateway.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The portal.
+    pub portal: PortalSettings,
+    /// Name of the TUN device.
+    pub tun: String,
+    /// Whether forwarding and masquerade are set up by the gateway itself.
+    pub manage_nat: bool,
+}
+
+/// Something that whoever started the session may want to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The portal has let us in and said what we may do: clients can connect.
+    Ready,
+    /// The portal is away. Clients that are connected don't notice.
+    PortalLost,
+    /// What the kernel did not take so far.
+    Ended(IoStats),
+}
+
+/// Runs a gateway until it is stopped or cannot go on. `report` is called for what happens.
+///
+/// Everything that was changed on the machine is taken back at the end: routes, forwarding, masquerade.
+///
+/// # Errors
+///
+/// See [`SessionError`]. A portal that is away is no error unless the budget in the settings is spent.
+pub async fn run(
+    settings: Settings,
+    mut commands: Commands,
+    mut report: impl FnMut(Event),
+) -> Result<(), SessionError> {
+    let mut session = Session::start(&settings)?;
+    let result = session.run(&mut commands, &mut report).await;
+    session.shut_down();
+    report(Event::Ended(session.io.stats()));
+    session.restore();
+    result
+}
+
+struct Session {
+    tunnel: GatewayTunnel,
+    io: Io,
+    portal: PortalClient<GatewayRole>,
+    system: Events,
+    names: Names,
+    host: Host,
+    held: HeldCandidates<ClientId>,
+    relays: Vec<Relay>,
+    timer: Timer,
+}
+
+/// What is set up on the machine.
+struct Host {
+    tun_name: String,
+    manage_nat: bool,
+    interface: Interface,
+    nat: Option<GatewayNat>,
+    forwarding: Option<Forwarding>,
+}
+
+impl Session {
+    fn start(settings: &Settings) -> Result<Self, SessionError> {
+        let now = Instant::now();
+        let config = GatewayConfig { seed: seed()?, ..GatewayConfig::default() };
+        let tunnel = GatewayTunnel::new(&config, now);
+        let portal_config =
+            settings.portal.config(COMPONENT, PROTOCOL_VERSION, tunnel.public_key());
+        let portal = PortalClient::new(portal_config, Network::default())?;
+        let mut io = Io::new(udp::UdpSockets::bind(socket_options(None))?);
+        let tun = Tun::open(&settings.tun, Offloads::ALL)?;
+        // What we forward was joined by GRO before and must not be cut again: no limit for super-packets.
+        LinkSettings::default().apply(&settings.tun)?;
+        io.set_tun(tun);
+        let resolv_conf = resolvers::upstream_file(
+            resolvers::RESOLV_CONF.as_ref(),
+            resolvers::RESOLVED_UPLINKS.as_ref(),
+        );
+        let system = Events::new(&settings.tun, &resolv_conf)
+            .map_err(SessionError::io("cannot watch the machine's network"))?;
+        let names = Names::new(system.resolvers());
+        let host = Host {
+            tun_name: settings.tun.clone(),
+            manage_nat: settings.manage_nat,
+            interface: Interface::open(&settings.tun)?,
+            nat: None,
+            forwarding: None,
+        };
+        let mut session = Self {
+            tunnel,
+            io,
+            portal,
+            system,
+            names,
+            host,
+            held: HeldCandidates::default(),
+            relays: Vec::new(),
+            timer: Timer::new(now),
+        };
+        session.update_addresses(now);
+        Ok(session)
+    }
+
+    async fn run(
+        &mut self,
+        commands: &mut Commands,
+        report: &mut impl FnMut(Event),
+    ) -> Result<(), SessionError> {
+        let mut commands_open = true;
+        loop {
+            self.drain();
+            tokio::select! {
+                ready = self.io.ready() => {
+                    ready.map_err(SessionError::io("the TUN device is gone"))?;
+                    self.io
+                        .pump(&mut self.tunnel)
+                        .map_err(SessionError::io("the TUN device is gone"))?;
+                }
+                () = self.timer.elapsed() => self.tunnel.handle_timeout(Instant::now()),
+                event = self.portal.next_event() => self.handle_portal(event, report)?,
+                resolved = self.names.next() => self.handle_resolved(resolved),
+                event = self.system.next() => self.handle_system(
+                    event.map_err(SessionError::io("cannot watch the machine's network"))?,
+                ),
+                command = commands.recv(), if commands_open => match command {
+                    Some(Command::Stop) => return Ok(()),
+                    Some(Command::Reset) => self.reset(),
+                    Some(Command::SetInternetResourceActive(_)) => {}
+                    None => commands_open = false,
+                },
+            }
+        }
+    }
+
+    /// Does what the tunnel wants done, and notes when it wants to be woken.
+    fn drain(&mut self) {
+        loop {
+            match self.tunnel.poll_output() {
+                Output::Transmit(transmit) => self.io.transmit(&transmit),
+                Output::TunPacket(packet) => self.io.deliver_packet(&packet),
+                Output::Event(event) => self.handle_tunnel(event),
+                Output::Timeout(at) => {
+                    self.timer.set(at);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn handle_tunnel(&mut self, event: GatewayEvent) {
+        match event {
+            GatewayEvent::NewCandidates { client, candidates } => {
+                let client = ClientId(client.0);
+                let message = ToPortal::BroadcastIceCandidates(broadcast(client, &candidates));
+                if self.portal.send(&message).is_err() {
+                    candidates.into_iter().for_each(|c| self.held.add(client, c));
+                }
+            }
+            GatewayEvent::InvalidatedCandidates { client, candidates } => {
+                let client = ClientId(client.0);
+                let message =
+                    ToPortal::BroadcastInvalidatedIceCandidates(broadcast(client, &candidates));
+                if self.portal.send(&message).is_err() {
+                    candidates.into_iter().for_each(|c| self.held.remove(client, c));
+                }
+            }
+            GatewayEvent::ResolveName { id, name } => self.names.resolve(id, &name),
+            GatewayEvent::ClientConnected { client, path } => {
+                let (local, remote) = shown(path.local, path.remote);
+                tracing::info!(%client, local, remote, "path established");
+            }
+            GatewayEvent::PathChanged { client, path } => {
+                let (local, remote) = shown(path.local, path.remote);
+                tracing::info!(%client, local, remote, "path changed");
+            }
+            GatewayEvent::ClientGone { client, reason } => {
+                self.held.forget(ClientId(client.0));
+                tracing::info!(%client, %reason, "client gone");
+            }
+        }
+    }
+
+    fn handle_portal(
+        &mut self,
+        event: PortalEvent<FromPortal>,
+        report: &mut impl FnMut(Event),
+    ) -> Result<(), SessionError> {
+        match event {
+            PortalEvent::Connected => self.handle_joined(),
+            PortalEvent::Message(FromPortal::Init(init)) => {
+                self.handle_init(&init)?;
+                report(Event::Ready);
+            }
+            PortalEvent::Message(message) => self.handle_message(&message),
+            PortalEvent::Disconnected { error, retry_in } => {
+                report(Event::PortalLost);
+                tracing::info!(%error, ?retry_in, "portal is away");
+            }
+            PortalEvent::Fatal(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    fn handle_joined(&mut self) {
+        tracing::info!("signed in");
+        let capabilities = ToPortal::SetSnownetCapabilities(Capabilities { iceless: false });
+        self.say(&capabilities);
+        for (client, held) in self.held.take() {
+            if !held.added.is_empty() {
+                self.say(&ToPortal::BroadcastIceCandidates(broadcast(client, &held.added)));
+            }
+            if !held.removed.is_empty() {
+                let removed = broadcast(client, &held.removed);
+                self.say(&ToPortal::BroadcastInvalidatedIceCandidates(removed));
+            }
+        }
+    }
+
+    fn say(&mut self, message: &ToPortal) {
+        if let Err(error) = self.portal.send(message) {
+            tracing::debug!(%error, "the portal did not hear a message");
+        }
+    }
+
+    fn handle_init(&mut self, init: &Init) -> Result<(), SessionError> {
+        let now = Instant::now();
+        let (ipv4, ipv6) = (init.interface.ipv4, init.interface.ipv6);
+        self.tunnel.set_interface(ipv4, ipv6);
+        let masquerade = Masquerade {
+            ipv4: init.config.ipv4_masquerade_enabled,
+            ipv6: init.config.ipv6_masquerade_enabled,
+        };
+        self.host.set_up(ipv4, ipv6, masquerade)?;
+        let lasting: Vec<_> =
+            init.authorizations.iter().map(|a| convert::retained(a, now)).collect();
+        self.tunnel.retain_authorizations(lasting, now);
+        self.relays = init.relays.to_vec();
+        self.update_stun_servers();
+        Ok(())
+    }
+
+    fn handle_message(&mut self, message: &FromPortal) {
+        let now = Instant::now();
+        match message {
+            FromPortal::CreateAuthorization(message) => self.create_authorization(message, now),
+            FromPortal::IceCandidates(message) => {
+                for candidate in message.candidates.iter() {
+                    self.tunnel.add_remote_candidate(message.client_id.0.into(), candidate, now);
+                }
+            }
+            FromPortal::InvalidateIceCandidates(message) => {
+                for candidate in message.candidates.iter() {
+                    let client = message.client_id.0.into();
+                    self.tunnel.remove_remote_candidate(client, candidate, now);
+                }
+            }
+            FromPortal::RejectAccess(message) => {
+                let (client, resource) = (message.client_id, message.resource_id);
+                tracing::info!(%client, %resource, "access taken back");
+                self.tunnel.reject_access(client.0.into(), resource.0.into(), now);
+            }
+            FromPortal::ResourceUpdated(resource) => {
+                let filters = convert::filters(resource.filters());
+                self.tunnel.update_resource_filters(resource.id().0.into(), &filters);
+            }
+            FromPortal::RelaysPresence(presence) => {
+                self.relays.retain(|relay| !presence.disconnected_ids.contains(&relay.id()));
+                for relay in presence.connected.iter() {
+                    self.relays.retain(|known| known != relay);
+                    self.relays.push(relay.clone());
+                }
+                self.update_stun_servers();
+            }
+            FromPortal::AccessAuthorizationExpiryUpdated(message) => {
+                let expires_at = convert::expiry(message.expires_at, now);
+                let (client, resource) = (message.client_id.0.into(), message.resource_id.0.into());
+                self.tunnel.update_expiry(client, resource, expires_at);
+            }
+            FromPortal::Init(_) => {}
+        }
+    }
+
+    fn create_authorization(&mut self, message: &CreateAuthorization, now: Instant) {
+        let Some(authorization) = convert::authorization(message, now) else { return };
+        let (client, resource) = (message.client.id, message.resource.id());
+        match self.tunnel.create_authorization(authorization, now) {
+            Ok(()) => {
+                tracing::info!(%client, %resource, "authorized");
+                let reference = message.reference.clone();
+                self.say(&ToPortal::AuthorizationCreated(AuthorizationCreated { reference }));
+            }
+            // Without an answer the portal tells the client that nobody is there, and it may try elsewhere.
+            Err(error) => tracing::info!(%client, %resource, %error, "could not authorize"),
+        }
+    }
+
+    fn handle_resolved(&mut self, resolved: Resolved) {
+        self.tunnel.handle_resolved(resolved.id, resolved.result, Instant::now());
+    }
+
+    fn handle_system(&mut self, event: SystemEvent) {
+        match event {
+            SystemEvent::NetworkChange(_) => {
+                tracing::info!("the network has changed");
+                self.update_addresses(Instant::now());
+                self.portal.reconnect_now();
+            }
+            SystemEvent::ResolversChanged(servers) => self.names.set_servers(&servers),
+        }
+    }
+
+    /// Begins anew with sockets and portal; clients keep their sessions.
+    fn reset(&mut self) {
+        tracing::info!("reset");
+        self.io.rebind().logged("could not make new sockets");
+        self.update_addresses(Instant::now());
+        self.portal.reconnect_now();
+    }
+
+    fn update_addresses(&mut self, now: Instant) {
+        let hosts = host_addresses(&self.host.tun_name, self.io.sockets());
+        self.tunnel.set_local_addresses(&hosts, now);
+    }
+
+    fn update_stun_servers(&mut self) {
+        let servers = convert::stun_servers(&self.relays);
+        self.tunnel.set_stun_servers(&servers, Instant::now());
+    }
+
+    /// Says goodbye.
+    fn shut_down(&mut self) {
+        self.tunnel.shutdown(Instant::now());
+        self.drain();
+    }
+
+    fn restore(self) {
+        let Host { nat, forwarding, interface, .. } = self.host;
+        if let Some(nat) = nat {
+            nat.remove().logged("could not remove the masquerade");
+        }
+        if let Some(forwarding) = forwarding {
+            forwarding.restore().logged("could not restore the forwarding settings");
+        }
+        drop(interface);
+    }
+}
+
+impl Host {
+    fn set_up(
+        &mut self,
+        ipv4: std::net::Ipv4Addr,
+        ipv6: std::net::Ipv6Addr,
+        masquerade: Masquerade,
+    ) -> Result<(), SessionError> {
+        let support = self.interface.set_addresses(Some(ipv4), Some(ipv6))?;
+        if support == Ipv6Support::Unavailable {
+            tracing::info!("this machine has no IPv6: clients reach it by IPv4 only");
+        }
+        let routes: [ipnet::IpNet; 2] = [plan::TUNNEL_V4.into(), plan::TUNNEL_V6.into()];
+        let _support = self.interface.set_routes(MAIN_TABLE, routes)?;
+        if !self.manage_nat {
+            return Ok(());
+        }
+        match &mut self.nat {
+            Some(nat) => nat.update(masquerade)?,
+            None => self.nat = Some(GatewayNat::install(&self.tun_name, masquerade)?),
+        }
+        if self.forwarding.is_none() {
+            self.forwarding = Some(Forwarding::enable(&self.tun_name)?);
+        }
+        Ok(())
+    }
+}
+
+/// This machine's addresses, each with the port of our socket of its family.
+pub(crate) fn host_addresses(tun: &str, sockets: &udp::UdpSockets) -> Vec<SocketAddr> {
+    let addresses = udp::interfaces(tun).logged("could not list addresses").unwrap_or_default();
+    let with_port = |ip: std::net::IpAddr| {
+        let port = if ip.is_ipv4() { sockets.port_v4() } else { sockets.port_v6() };
+        port.map(|port| SocketAddr::new(ip, port))
+    };
+    addresses.into_iter().filter_map(with_port).collect()
+}
+
+pub(crate) fn shown(local: Option<SocketAddr>, remote: SocketAddr) -> (String, String) {
+    (local.map(|local| local.to_string()).unwrap_or_default(), remote.to_string())
+}
+
+fn broadcast(client: ClientId, candidates: &[String]) -> BroadcastIceCandidates {
+    BroadcastIceCandidates {
+        client_ids: vec![client].into(),
+        candidates: candidates.to_vec().into(),
+    }
+}
+
+impl PacketTunnel for GatewayTunnel {
+    fn handle_tun(&mut self, packet: TunPacket<'_>, queue: &mut SendQueue, now: Instant) {
+        self.handle_tun(packet, queue, now);
+    }
+
+    fn handle_datagrams(&mut self, run: udp::Run<'_>, batch: &mut PacketBatch, now: Instant) {
+        self.handle_datagrams(datagrams(&run), batch, now);
+    }
+}
+
+pub(crate) fn datagrams<'a>(run: &'a udp::Run<'_>) -> Datagrams<'a> {
+    Datagrams {
+        local: run.local,
+        remote: run.remote,
+        ecn: Ecn::from_bits(run.ecn),
+        stride: run.segment_size,
+        bytes: run.bytes,
+    }
+}

@@ -1,0 +1,263 @@
+//! Packets between the TUN device, a tunnel and the sockets: read a burst, decide, encrypt, send, all on one thread.
+
+use std::future::pending;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use connlib_link::{SendQueue, Transmit};
+use connlib_net::tun::{READ_BUFFER, Tun};
+use connlib_net::udp::{self, RECEIVE_BUFFER, UdpSockets};
+use connlib_packet::{PacketBatch, Scratch, TunPacket};
+
+/// Reads in a row before other work gets its turn.
+const READS_PER_TURN: usize = 16;
+
+/// Datagrams that wait to be sent. Room for two super-packets: more would only be latency.
+const SEND_QUEUE: usize = 192 * 1024;
+
+/// Packets on their way to applications: one full run of received datagrams and some.
+const BATCH_BYTES: usize = 160 * 1024;
+const BATCH_PACKETS: usize = 512;
+
+/// A client's or a gateway's tunnel, as far as its packets are concerned.
+pub(crate) trait PacketTunnel {
+    /// Takes a packet from the TUN device; what is to be sent goes to `queue`.
+    fn handle_tun(&mut self, packet: TunPacket<'_>, queue: &mut SendQueue, now: Instant);
+
+    /// Takes datagrams from a socket; what is for applications goes to `batch`.
+    fn handle_datagrams(&mut self, run: udp::Run<'_>, batch: &mut PacketBatch, now: Instant);
+}
+
+/// What was lost between the kernel and us.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IoStats {
+    /// Packets from the TUN device that are none.
+    pub malformed: u64,
+    /// Packets that the TUN device did not take.
+    pub not_delivered: u64,
+    /// Datagrams (or runs of them) that the sockets did not take.
+    pub not_sent: u64,
+}
+
+/// The device, the sockets and the buffers between them.
+#[derive(Debug)]
+pub(crate) struct Io {
+    tun: Option<Tun>,
+    sockets: UdpSockets,
+    queue: SendQueue,
+    /// How much of the queue the kernel has taken, when it takes no more for now.
+    blocked: Option<Blocked>,
+    batch: PacketBatch,
+    scratch: Scratch,
+    tun_buffer: Box<[u8]>,
+    udp_buffer: Box<[u8]>,
+    stats: IoStats,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Blocked {
+    destination: SocketAddr,
+    run: usize,
+    sent: usize,
+}
+
+impl Io {
+    pub(crate) fn new(sockets: UdpSockets) -> Self {
+        Self {
+            tun: None,
+            sockets,
+            queue: SendQueue::new(SEND_QUEUE),
+            blocked: None,
+            batch: PacketBatch::new(BATCH_BYTES, BATCH_PACKETS),
+            scratch: Scratch::default(),
+            tun_buffer: vec![0; READ_BUFFER].into_boxed_slice(),
+            udp_buffer: vec![0; RECEIVE_BUFFER].into_boxed_slice(),
+            stats: IoStats::default(),
+        }
+    }
+
+    /// Replaces the device.
+    pub(crate) fn set_tun(&mut self, tun: Tun) {
+        self.tun = Some(tun);
+    }
+
+    pub(crate) fn sockets(&self) -> &UdpSockets {
+        &self.sockets
+    }
+
+    /// Makes new sockets, as the network has changed.
+    pub(crate) fn rebind(&mut self) -> Result<(), udp::BindError> {
+        self.queue.clear();
+        self.blocked = None;
+        self.sockets.rebind()
+    }
+
+    pub(crate) fn stats(&self) -> IoStats {
+        self.stats
+    }
+
+    /// Waits until [`pump`](Self::pump) has something to do. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// The device or the runtime is gone.
+    pub(crate) async fn ready(&self) -> io::Result<()> {
+        if let Some(blocked) = self.blocked {
+            // Nothing more is read from the device until the kernel takes what there is.
+            return tokio::select! {
+                result = self.sockets.writable(blocked.destination) => result,
+                result = self.sockets.readable() => result,
+            };
+        }
+        let tun = async {
+            match &self.tun {
+                Some(tun) => tun.readable().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            result = self.sockets.readable() => result,
+            result = tun => result,
+        }
+    }
+
+    /// Moves packets both ways until there are none or others should get their turn.
+    ///
+    /// # Errors
+    ///
+    /// The device is gone.
+    pub(crate) fn pump(&mut self, tunnel: &mut impl PacketTunnel) -> io::Result<()> {
+        self.receive(tunnel);
+        if self.blocked.is_some() {
+            self.flush();
+        }
+        if self.blocked.is_none() {
+            self.read(tunnel)?;
+        }
+        Ok(())
+    }
+
+    /// Network to applications.
+    fn receive(&mut self, tunnel: &mut impl PacketTunnel) {
+        for _ in 0..READS_PER_TURN {
+            let run = match self.sockets.recv(&mut self.udp_buffer) {
+                Ok(run) => run,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) => {
+                    tracing::debug!(error = %e, "a datagram was not received");
+                    continue;
+                }
+            };
+            let length = run.bytes.len();
+            tunnel.handle_datagrams(run, &mut self.batch, Instant::now());
+            // A short run means that the socket is about to be empty: what is there may still grow together.
+            if length > RECEIVE_BUFFER / 2 || self.batch.len() >= BATCH_PACKETS / 2 {
+                self.deliver();
+            }
+        }
+        self.deliver();
+    }
+
+    /// Hands the batch to the device, packets of one flow joined.
+    fn deliver(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        if let Some(tun) = &mut self.tun {
+            for write in self.batch.coalesce(tun.coalesce(), &mut self.scratch).iter() {
+                if let Err(e) = tun.write(&write) {
+                    self.stats.not_delivered += 1;
+                    tracing::trace!(error = %e, "the TUN device did not take a packet");
+                }
+            }
+        }
+        self.batch.clear();
+    }
+
+    /// Applications to network.
+    fn read(&mut self, tunnel: &mut impl PacketTunnel) -> io::Result<()> {
+        let Some(tun) = &mut self.tun else { return Ok(()) };
+        for _ in 0..READS_PER_TURN {
+            let (offload, len) = match tun.read(&mut self.tun_buffer) {
+                Ok(read) => read,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                    self.stats.malformed += 1;
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
+            match TunPacket::parse(&mut self.tun_buffer[..len], offload) {
+                Ok(packet) => tunnel.handle_tun(packet, &mut self.queue, Instant::now()),
+                Err(e) => {
+                    self.stats.malformed += 1;
+                    tracing::trace!(error = %e, "malformed packet from an application");
+                }
+            }
+            if self.queue.is_full() {
+                break;
+            }
+        }
+        self.flush();
+        Ok(())
+    }
+
+    /// Sends what is queued, as far as the kernel takes it.
+    fn flush(&mut self) {
+        let start = self.blocked.take();
+        for (index, (run, bytes)) in self.queue.runs().enumerate() {
+            let sent = match start {
+                Some(blocked) if index < blocked.run => continue,
+                Some(blocked) if index == blocked.run => blocked.sent,
+                _ => 0,
+            };
+            let mut transmit = udp::Transmit {
+                source: run.path.local.map(|local| local.ip()),
+                destination: run.path.remote,
+                ecn: run.ecn,
+                segment_size: (run.segments > 1).then_some(run.segment_size),
+                contents: bytes.get(sent..).unwrap_or_default(),
+            };
+            match self.sockets.send(&mut transmit) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    let sent = bytes.len() - transmit.contents.len();
+                    let destination = run.path.remote;
+                    self.blocked = Some(Blocked { destination, run: index, sent });
+                    return;
+                }
+                Err(e) => {
+                    self.stats.not_sent += 1;
+                    tracing::trace!(error = %e, path = ?run.path, "datagrams were not sent");
+                }
+            }
+        }
+        self.queue.clear();
+    }
+
+    /// Sends one datagram that isn't part of a batch. Lost, as on the way, if the kernel does not take it.
+    pub(crate) fn transmit(&mut self, transmit: &Transmit) {
+        let mut transmit = udp::Transmit {
+            source: transmit.path.local.map(|local| local.ip()),
+            destination: transmit.path.remote,
+            ecn: 0,
+            segment_size: None,
+            contents: &transmit.payload,
+        };
+        if let Err(e) = self.sockets.send(&mut transmit) {
+            self.stats.not_sent += 1;
+            tracing::debug!(error = %e, to = %transmit.destination, "a datagram was not sent");
+        }
+    }
+
+    /// Hands one packet of our own to applications.
+    pub(crate) fn deliver_packet(&mut self, packet: &[u8]) {
+        if let Some(tun) = &mut self.tun
+            && let Err(e) = tun.write_packet(packet)
+        {
+            self.stats.not_delivered += 1;
+            tracing::debug!(error = %e, "the TUN device did not take a packet of ours");
+        }
+    }
+}
