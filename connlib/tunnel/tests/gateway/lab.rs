@@ -457,8 +457,16 @@ pub(crate) fn udp_with(source: &str, destination: &str, payload: &[u8]) -> Vec<u
 }
 
 pub(crate) fn tcp(source: &str, destination: &str, payload: &[u8]) -> Vec<u8> {
+    tcp_with(source, destination, TcpFlags::ACK, payload)
+}
+
+pub(crate) fn tcp_with(
+    source: &str,
+    destination: &str,
+    flags: TcpFlags,
+    payload: &[u8],
+) -> Vec<u8> {
     let mut bytes = vec![0; 65_535];
-    let flags = TcpFlags::ACK;
     let header = build::Tcp { sequence: 1, acknowledgement: 2, flags, window: 3, options: &[] };
     let len = build::tcp(&mut bytes, socket(source), socket(destination), header, payload).unwrap();
     bytes.truncate(len);

@@ -1,9 +1,10 @@
 use std::time::Duration;
 
+use connlib_packet::TcpFlags;
 use connlib_packet::control::{self, AssignedIps, NatStatus};
 use connlib_tunnel::{ResolveError, ResourceId};
 
-use crate::lab::{Lab, NAMES, names, proxy_v4, status, udp};
+use crate::lab::{Lab, NAMES, names, proxy_v4, status, tcp_with, udp};
 
 /// A lab whose client has announced `web.test`, and the host has resolved it to 192.168.0.1.
 fn announced() -> Lab {
@@ -64,6 +65,21 @@ fn a_name_is_not_resolved_again_and_again() {
     let ports = ["100.64.0.1:5000", "100.64.0.1:5000", "100.64.0.1:5001"];
     let expected: Vec<_> = ports.iter().zip(expected).map(|(from, to)| udp(from, to)).collect();
     assert_eq!(lab.take_tun(), expected);
+}
+
+#[test]
+fn a_new_connection_from_the_same_port_goes_to_the_new_address() {
+    let mut lab = announced();
+    let connect = tcp_with("100.64.0.1:5000", "100.96.0.1:80", TcpFlags::SYN, b"");
+    lab.send(0, std::slice::from_ref(&connect));
+    lab.arrive(&tcp_with("192.168.0.1:80", "100.64.0.1:5000", TcpFlags::SYN, b""));
+    lab.wait(Duration::from_secs(31));
+    lab.announce(0, NAMES, "web.test", 1);
+    lab.resolve("web.test", &["192.168.0.2"]);
+    lab.send(0, &[tcp_with("100.64.0.1:5000", "100.96.0.1:80", TcpFlags::RST, b""), connect]);
+    let destination = |packet: &Vec<u8>| packet[16..20].to_vec();
+    let destinations: Vec<_> = lab.take_tun().iter().map(destination).collect();
+    assert_eq!(destinations, [[192, 168, 0, 1], [192, 168, 0, 1], [192, 168, 0, 2]]);
 }
 
 #[test]
