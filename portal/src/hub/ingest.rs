@@ -59,7 +59,7 @@ impl IngestSigner {
         let payload = json!({
             "account_id": claims.account,
             "iat": claims.authorized_at,
-            "exp": expires_at + 30 * 24 * 3600,
+            "exp": expires_at.saturating_add(30 * 24 * 3600),
             "uploads_enabled": false,
             "role": match role {
                 Role::Initiator => "initiator",

@@ -23,6 +23,7 @@ mod access;
 mod authorizations;
 mod candidates;
 mod ingest;
+mod init;
 mod notices;
 mod output;
 mod peers;
@@ -35,11 +36,11 @@ use std::time::Duration;
 
 use connlib_portal_api::channel::{Disconnect, Frame, HEARTBEAT_TOPIC, Reply, event};
 use connlib_portal_api::messages::client;
-use connlib_portal_api::messages::common::{FlowLogs, Reason, TunnelAddresses};
+use connlib_portal_api::messages::common::Reason;
 use connlib_portal_api::messages::gateway;
 use connlib_portal_api::messages::relay::{self, RelayRole};
 use connlib_portal_api::messages::{DecodeError, Role as _};
-use connlib_portal_api::{GatewayId, ResourceId, Tolerant};
+use connlib_portal_api::{GatewayId, ResourceId};
 use uuid::Uuid;
 
 pub use output::{CloseReason, Output};
@@ -212,7 +213,8 @@ impl Hub {
             let World { policy, peers, outbox, .. } = &mut self.world;
             for (id, connection) in peers.iter().filter(|(_, connection)| connection.joined) {
                 if let Peer::Client(peer) = &connection.peer {
-                    let changed = client::ConfigChanged { interface: interface(policy, peer) };
+                    let changed =
+                        client::ConfigChanged { interface: init::interface(policy, peer) };
                     outbox.client(id, &client::FromPortal::ConfigChanged(changed));
                 }
             }
@@ -316,13 +318,8 @@ impl Hub {
         let World { policy, peers, outbox, now, .. } = &mut self.world;
         let Some(connection) = peers.get_mut(id) else { return };
         connection.resources = access::resources(policy, peer.owner, now.unix);
-        let init = client::Init {
-            interface: interface(policy, peer),
-            resources: connection.resources.values().cloned().collect(),
-            relays: self.relays.assign(policy, connection).into(),
-            authorizations: Tolerant::default(),
-            flow_logs: FlowLogs::default(),
-        };
+        let relays = self.relays.assign(policy, connection);
+        let init = init::client(policy, peer, &connection.resources, relays);
         outbox.client(id, &client::FromPortal::Init(Box::new(init)));
         self.authorizations.client_joined(&mut self.world, peer.id, peer.key);
     }
@@ -330,19 +327,8 @@ impl Hub {
     fn join_gateway(&mut self, id: ConnectionId, peer: &GatewayPeer) {
         let World { policy, peers, outbox, .. } = &mut self.world;
         let Some(connection) = peers.get_mut(id) else { return };
-        let config = policy.gateways.get(&peer.id).map(|gateway| gateway::Config {
-            ipv4_masquerade_enabled: gateway.ipv4_masquerade,
-            ipv6_masquerade_enabled: gateway.ipv6_masquerade,
-        });
-        let (ipv4, ipv6) = (peer.addresses.ipv4, peer.addresses.ipv6);
-        let init = gateway::Init {
-            interface: TunnelAddresses { ipv4, ipv6 },
-            config: config.unwrap_or_default(),
-            relays: self.relays.assign(policy, connection).into(),
-            account_slug: policy.account.clone(),
-            authorizations: self.authorizations.snapshot(peer.id).into(),
-            flow_logs: FlowLogs::default(),
-        };
+        let relays = self.relays.assign(policy, connection);
+        let init = init::gateway(policy, peer, relays, self.authorizations.snapshot(peer.id));
         outbox.gateway(id, &gateway::FromPortal::Init(init));
         self.authorizations.gateway_joined(&mut self.world, peer.id);
     }
@@ -515,19 +501,3 @@ impl Hub {
 
 /// A peer leaves its topic.
 const LEAVE: &str = "phx_leave";
-
-fn interface(policy: &Policy, peer: &ClientPeer) -> client::Interface {
-    let dns = &policy.dns;
-    client::Interface {
-        ipv4: peer.addresses.ipv4,
-        ipv6: peer.addresses.ipv6,
-        upstream_do53: dns.upstream_do53.iter().map(|&ip| client::Do53Server { ip }).collect(),
-        upstream_doh: dns
-            .upstream_doh
-            .iter()
-            .map(|url| client::DohServer { url: url.clone() })
-            .collect(),
-        search_domain: dns.search_domain.clone(),
-        upstream_dns: Tolerant::default(),
-    }
-}

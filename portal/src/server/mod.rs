@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -70,8 +71,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 /// If the policy file is wrong, the database or the certificate cannot be used, or an address is
 /// taken.
 pub fn run(options: &Options) -> anyhow::Result<()> {
+    raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, serve(options))
+}
+
+/// Each connection is an open file, and the usual limit is for programs with fewer.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::debug!(%error, "cannot raise the limit of open files");
+    }
 }
 
 async fn serve(options: &Options) -> anyhow::Result<()> {

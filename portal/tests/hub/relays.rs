@@ -88,6 +88,7 @@ fn a_short_absence_of_a_relay_is_none() {
     let (client, _) = lab.client("alice", key(2));
     lab.disconnect(relay);
     lab.wait(Duration::from_millis(900));
+    lab.set_policy(POLICY);
     lab.relay(5, "secret");
     lab.wait(Duration::from_secs(10));
     lab.hear_nothing(client);

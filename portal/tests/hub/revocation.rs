@@ -246,6 +246,21 @@ fn a_revoked_token_ends_connections_and_authorizations_also_of_a_client_that_is_
 }
 
 #[test]
+fn an_end_beyond_all_clocks_is_none() {
+    let mut lab = Lab::new(POLICY);
+    let (gateway, _) = lab.gateway("gw-1", key(1));
+    let client = lab.connect_client_until("alice", key(2), Some(u64::MAX));
+    lab.join(client, "client", Value::Null);
+    lab.authorize(client, gateway, "net");
+    lab.wait(Duration::from_secs(1_000));
+    lab.hear_nothing(client);
+    // It is looked at now and then all the same, since the wall clock may jump.
+    lab.disconnect(client);
+    lab.disconnect(gateway);
+    assert!(lab.wake_at.is_some_and(|at| at <= lab.now.instant + Duration::from_secs(60)));
+}
+
+#[test]
 fn the_wall_clock_may_jump() {
     let mut lab = Lab::new(POLICY);
     let client = lab.connect_client_until("alice", key(2), Some(2_000_000));
