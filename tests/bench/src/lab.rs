@@ -1,0 +1,47 @@
+//! The lab that subjects stand in: with our programs where they are needed, and gone when the process ends.
+
+use std::{fs, process};
+
+use anyhow::{Context as _, Result};
+use connlib_e2e::{Binaries, Lab};
+
+use crate::{subject::PACKAGES, tools};
+
+/// As a shell reports a program that SIGINT has ended.
+const INTERRUPTED: i32 = 130;
+
+/// A new lab. With `with_ours`, our own programs are built if they are missing.
+pub(crate) fn open(with_ours: bool) -> Result<Lab> {
+    let mut binaries = Binaries::locate()?;
+    if with_ours && PACKAGES.iter().any(|package| binaries.path(package).is_err()) {
+        binaries = Binaries::in_directory(tools::release_binaries(&PACKAGES)?);
+    }
+    let lab = Lab::with_binaries(binaries)?;
+    // Whether all went well is told by figures; what programs complained about is told by `close`.
+    lab.site().examine_by_hand();
+
+    let site = lab.site();
+    let directory = lab.directory().to_owned();
+    ctrlc::set_handler(move || {
+        eprintln!("\ninterrupted, cleaning up");
+        site.tear_down();
+        // Nobody asks why it was not finished.
+        drop(fs::remove_dir_all(&directory));
+        process::exit(INTERRUPTED);
+    })
+    .context("cannot watch for Ctrl-C")?;
+    Ok(lab)
+}
+
+/// Takes the lab down. Logs stay if `failed`, or if one of our programs complained.
+pub(crate) fn close(lab: Lab, failed: bool) -> Result<()> {
+    let complaints = lab.site().complaints();
+    if !failed && complaints.is_empty() {
+        return lab.finish();
+    }
+    for complaint in complaints {
+        eprintln!("complaint: {complaint}");
+    }
+    eprintln!("logs are in {}", lab.directory().join("logs").display());
+    Ok(())
+}
