@@ -14,7 +14,8 @@ const UNUSABLE: u32 = libc::IFA_F_TENTATIVE | libc::IFA_F_DADFAILED | libc::IFA_
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Network {
     /// The addresses of all interfaces that are up and have a carrier, in the order of interfaces and addresses. Our own
-    /// interface, loopback, link-local addresses and IPv6 privacy addresses, which change by the hour, are left out.
+    /// interface, loopback and link-local addresses are left out, and so are IPv6 privacy addresses, which change by the
+    /// hour, where there are others.
     pub addresses: Vec<InterfaceAddress>,
     /// How our packets leave for the IPv4 Internet, if they can.
     pub uplink_v4: Option<Uplink>,
@@ -48,9 +49,14 @@ impl Network {
         let mut links = link::links(socket)?;
         links.retain(|index, link| link.is_running && !link.is_loopback && Some(*index) != tun);
 
-        let mut addresses: Vec<InterfaceAddress> = address::addresses(socket, None)?
-            .into_iter()
-            .filter(|address| links.contains_key(&address.interface) && is_stable(address))
+        let mut usable = address::addresses(socket, None)?;
+        usable.retain(|address| links.contains_key(&address.interface) && is_usable(address));
+        let has_stable = |interface| {
+            usable.iter().any(|a| a.interface == interface && a.ip.is_ipv6() && !is_temporary(a))
+        };
+        let mut addresses: Vec<InterfaceAddress> = usable
+            .iter()
+            .filter(|address| !is_temporary(address) || !has_stable(address.interface))
             .map(|address| InterfaceAddress { interface: address.interface, address: address.ip })
             .collect();
         addresses.sort_unstable();
@@ -70,9 +76,12 @@ impl Network {
     }
 }
 
-/// Whether an address is good for connections of some length.
-fn is_stable(address: &address::Address) -> bool {
+fn is_usable(address: &address::Address) -> bool {
+    address.flags & UNUSABLE == 0 && !address.is_link_local
+}
+
+/// Whether it is a privacy address (RFC 8981).
+fn is_temporary(address: &address::Address) -> bool {
     // The flag that says *temporary* of an IPv6 address says *secondary* of an IPv4 one.
-    let is_temporary = address.ip.is_ipv6() && address.flags & libc::IFA_F_TEMPORARY != 0;
-    address.flags & UNUSABLE == 0 && !is_temporary && !address.is_link_local
+    address.ip.is_ipv6() && address.flags & libc::IFA_F_TEMPORARY != 0
 }

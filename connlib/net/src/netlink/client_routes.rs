@@ -7,7 +7,6 @@ use tokio::time::Instant;
 
 use super::error::Error;
 use super::interface::{Interface, Ipv6Support, MAIN_TABLE};
-use super::link::links;
 use super::message::Received;
 use super::monitor::{Debounce, Monitor, groups};
 use super::route::{self, Route};
@@ -153,16 +152,12 @@ impl ClientRoutes {
     fn copy_neighbours(&mut self, support: Ipv6Support) -> io::Result<()> {
         let tun = self.tun.index();
         let socket = self.tun.socket();
-        let links = links(socket)?;
-        let is_usable = |index: &u32| {
-            *index != tun && links.get(index).is_some_and(|l| l.is_running && !l.is_loopback)
-        };
         for family in support.families() {
             let copies = route::neighbour_routes(socket, MAIN_TABLE, *family)?
                 .into_iter()
-                .filter(|listed| !listed.is_down && is_usable(&listed.route.interface))
+                .filter(|listed| !listed.is_down)
                 .map(|listed| listed.route)
-                .filter(is_neighbourhood)
+                .filter(|route| route.interface != tun && is_neighbourhood(route))
                 .collect();
             route::replace(socket, NEIGHBOUR_TABLE, *family, &copies, |_| true)?;
         }

@@ -26,7 +26,8 @@ pub(crate) struct Socket {
     fd: OwnedFd,
     port: u32,
     sequence: u32,
-    buffer: Box<[u8]>,
+    /// Allocated by the first request.
+    buffer: Vec<u8>,
 }
 
 impl Socket {
@@ -54,7 +55,7 @@ impl Socket {
         let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
         let port = getsockname::<NetlinkAddr>(fd.as_raw_fd())?.pid();
-        Ok(Self { fd, port, sequence: 0, buffer: vec![0; BUFFER_SIZE].into() })
+        Ok(Self { fd, port, sequence: 0, buffer: Vec::new() })
     }
 
     /// The number by which notifications name this socket as their cause.
@@ -128,6 +129,7 @@ impl Socket {
         sequence: u32,
         mut each: impl FnMut(&Received<'_>),
     ) -> io::Result<()> {
+        self.buffer.resize(BUFFER_SIZE, 0);
         loop {
             let len = recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::empty())?;
             // What is left of the answer to an earlier request is skipped by its number.

@@ -36,7 +36,8 @@ pub enum ForwardingError {
 /// Lets the host forward packets while it exists, and puts back what was before.
 ///
 /// Only sysctls that have another value are written, and only those that were written and still have our value are put
-/// back. Values are lost with a process that is killed: the next one finds forwarding on, and leaves it on.
+/// back. Values are lost with a process that is killed: the next one finds forwarding on, and leaves it on. An
+/// administrator whose host forwards for others as well, started later than we, should switch it on for good.
 ///
 /// A host that forwards IPv6 ignores router advertisements, by which many learn their default route. Interfaces that
 /// accept them (`accept_ra` = 1) are therefore told to accept them in spite of forwarding (2). Network managers that handle

@@ -71,7 +71,7 @@ fn the_internet_resource_takes_all_but_the_local_network() {
 fn the_local_network_is_followed_as_it_changes() {
     client_host().run_async(async || {
         let mut routes = ClientRoutes::install("tun").unwrap();
-        let _ = routes.set(prefixes(&["0.0.0.0/0"])).unwrap();
+        let _ = routes.set(prefixes(&["0.0.0.0/0", "::/0"])).unwrap();
         assert_eq!(way_to("192.168.2.1"), "tun");
         for command in [
             "address add 192.168.2.5/24 dev lan",
@@ -82,7 +82,10 @@ fn the_local_network_is_followed_as_it_changes() {
             ip(command);
             // A link without carrier leads nowhere: better to try the tunnel.
             let expected = if command.ends_with("down") { "tun" } else { "lan" };
-            sync_until(&mut routes, || way_to("192.168.2.1") == expected).await;
+            sync_until(&mut routes, || {
+                way_to("192.168.2.1") == expected && way_to("2001:db8:1::1") == expected
+            })
+            .await;
         }
         // Routes to our own device are not the neighbourhood.
         let copies = ["192.168.1.0/24", "192.168.2.0/24", "2001:db8:1::/64"];
@@ -131,6 +134,7 @@ fn leftovers_of_a_crash_are_replaced_and_nothing_stays_at_the_end() {
         // As if the process had died here.
         std::mem::forget(crashed);
         ip("rule add priority 90 not fwmark 0xfd002021 lookup 0x2021fd00");
+        ip("route add 198.51.100.0/24 dev lan table 0x2021fd02 proto 253");
 
         let mut second = ClientRoutes::install("tun").unwrap();
         assert_eq!(rules(), in_force);

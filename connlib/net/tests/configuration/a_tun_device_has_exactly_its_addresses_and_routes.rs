@@ -3,7 +3,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use connlib_net::netlink::{Error, Interface, Ipv6Support, MAIN_TABLE};
 use ipnet::IpNet;
 
-use crate::namespace::{Monitor, Namespace, drop_capabilities, host, ip, ip_list, set_sysctl};
+use crate::namespace::{
+    Monitor, Namespace, drop_capabilities, host, ip, ip_list, set_sysctl, wait_until,
+};
 
 const V4: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 7);
 const V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x2021, 0x1111, 0, 0, 0, 0, 7);
@@ -12,6 +14,7 @@ const TABLE: u32 = 0x2021_fd00;
 #[test]
 fn addresses_are_set_replaced_and_removed() {
     host().run(|| {
+        set_sysctl("net.ipv6.conf.tun.accept_dad", "1");
         ip("address add 192.0.2.1/24 dev tun");
         ip("address add 100.64.0.7/11 dev tun");
         ip("address add fe80::5/64 dev tun nodad");
@@ -21,7 +24,7 @@ fn addresses_are_set_replaced_and_removed() {
         assert_eq!(tun.set_addresses(Some(V4), Some(V6)).unwrap(), Ipv6Support::Available);
         let expected = ["100.64.0.7/32", "fd00:2021:1111::7/128", "fe80::5/64"];
         assert_eq!(addresses("tun"), expected);
-        // They are usable at once.
+        // They are usable at once, without a search for others that have them.
         UdpSocket::bind((V4, 0)).unwrap();
         UdpSocket::bind((V6, 0)).unwrap();
 
@@ -39,10 +42,13 @@ fn routes_are_set_replaced_and_removed_without_touching_others() {
     host().run(|| {
         ip("route add 192.0.2.0/24 dev tun");
         ip("route add 198.51.100.0/24 dev lan");
+        // Another gateway's, on a device of its own.
+        ip("route add 203.0.113.0/24 dev lan proto 253");
         let others = routes("table main");
 
         let mut tun = Interface::open("tun").unwrap();
-        for (table, selector) in [(TABLE, "table 0x2021fd00"), (MAIN_TABLE, "table main proto 253")]
+        for (table, selector) in
+            [(TABLE, "table 0x2021fd00"), (MAIN_TABLE, "table main dev tun proto 253")]
         {
             let _ = tun
                 .set_routes(table, prefixes(&["10.0.0.0/8", "10.1.2.3/32", "fd12::/16"]))
@@ -69,6 +75,9 @@ fn what_is_already_there_is_not_touched() {
             let _ = tun.set_routes(TABLE, prefixes(&["10.0.0.0/8", "fd12::/16"])).unwrap();
         };
         apply();
+        // The kernel announces an IPv6 address when it has made a local route for it, a bit later.
+        let local_route = "-6 route show table local dev tun fd00:2021:1111::7";
+        wait_until("the address has its route", || !ip_list(local_route).is_empty());
 
         let mut monitor = Monitor::start();
         apply();

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use connlib_net::dns_control::{DnsControl, Settings};
 use connlib_net::events::{Event, Events, Network};
+use nix::mount::{MsFlags, mount};
 use nix::net::if_::if_nametoindex;
+use nix::sched::{CloneFlags, unshare};
 
-use crate::namespace::{Namespace, host, ip};
+use crate::namespace::{Namespace, host, ip, ip_list, set_sysctl, wait_until};
 
 /// A host on a local network with a way to the Internet, and a folder for its `resolv.conf`.
 struct Lab {
@@ -87,6 +89,20 @@ fn addresses_come_and_go() {
         network_until(events, |network| addresses(network) == both).await;
         ip("address del 192.168.1.5/24 dev lan");
         network_until(events, |network| addresses(network) == ["2001:db8::5"]).await;
+        expect_quiet(events).await;
+    });
+}
+
+#[test]
+fn privacy_addresses_come_and_go_unnoticed_where_there_are_others() {
+    Lab::new().run(async |events, _| {
+        // `mngtmpaddr` makes the kernel add a temporary address beside this one.
+        set_sysctl("net.ipv6.conf.lan.use_tempaddr", "2");
+        ip("address add 2001:db8::5/64 dev lan mngtmpaddr");
+        let listed = || ip_list("-6 address show dev lan temporary").len();
+        wait_until("the kernel makes a temporary address", || listed() > 0);
+        let both = ["192.168.1.5", "2001:db8::5"];
+        network_until(events, |network| addresses(network) == both).await;
         expect_quiet(events).await;
     });
 }
@@ -199,10 +215,48 @@ fn dns_servers_change_behind_a_symbolic_link() {
             fs::rename(&new, &target).unwrap();
             assert_eq!(servers(next(events).await), [format!("192.0.2.{i}:53")]);
         }
+        // The link leads elsewhere, and things happen there.
+        let other = tempfile::tempdir().unwrap();
+        let target = other.path().join("resolv.conf");
+        fs::write(&target, "nameserver 192.0.2.7\n").unwrap();
+        let new = path.with_extension("new");
+        symlink(&target, &new).unwrap();
+        fs::rename(&new, path).unwrap();
+        assert_eq!(servers(next(events).await), ["192.0.2.7:53"]);
+        fs::write(&target, "nameserver 192.0.2.8\n").unwrap();
+        assert_eq!(servers(next(events).await), ["192.0.2.8:53"]);
         // A file in the link's place, as when systemd-resolved is switched off.
         fs::remove_file(path).unwrap();
         fs::write(path, "nameserver 192.0.2.9\n").unwrap();
         assert_eq!(servers(next(events).await), ["192.0.2.9:53"]);
+    });
+}
+
+#[test]
+fn a_file_that_is_a_mount_is_watched_and_written_like_any_other() {
+    let lab = Lab::new();
+    // As container runtimes do: the file lies somewhere else, and is written there.
+    let elsewhere = lab.folder.path().join("elsewhere");
+    fs::write(&elsewhere, "nameserver 192.0.2.1\n").unwrap();
+    let mount_point = tempfile::tempdir().unwrap();
+    let path = mount_point.path().join("resolv.conf");
+    fs::write(&path, "").unwrap();
+    lab.host.run_async(async || {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let nothing = None::<&str>;
+        mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).unwrap();
+        mount(Some(&elsewhere), &path, nothing, MsFlags::MS_BIND, nothing).unwrap();
+
+        let mut events = Events::new("tun", &path).unwrap();
+        fs::write(&elsewhere, "nameserver 192.0.2.2\n").unwrap();
+        assert_eq!(servers(next(&mut events).await), ["192.0.2.2:53"]);
+
+        let mut control = DnsControl::with_resolv_conf(&path).unwrap();
+        let sentinel = vec!["100.100.111.1".parse().unwrap()];
+        control.set(&Settings { servers: sentinel, search_domain: None }).await.unwrap();
+        assert!(fs::read_to_string(&elsewhere).unwrap().contains("100.100.111.1"));
+        control.revert().await.unwrap();
+        assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "nameserver 192.0.2.2\n");
     });
 }
 

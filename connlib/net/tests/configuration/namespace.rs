@@ -18,7 +18,7 @@ impl Namespace {
             unshare(CloneFlags::CLONE_NEWNET)
                 .expect("this test must be run as root: it makes a network namespace");
             ip("link set lo up");
-            // Addresses are usable at once, without a search for others that have them.
+            // No search for others that have the same IPv6 address.
             set_sysctl("net.ipv6.conf.default.accept_dad", "0");
             File::open("/proc/thread-self/ns/net").unwrap()
         })
@@ -54,6 +54,8 @@ impl Namespace {
             ip(&format!("link set {name} up"));
         });
         other.run(|| ip(&format!("link set {peer} up")));
+        self.run(|| wait_for_carrier(name));
+        other.run(|| wait_for_carrier(peer));
     }
 }
 
@@ -65,9 +67,12 @@ pub(crate) fn host() -> Namespace {
     host.run(|| {
         for name in ["tun", "lan"] {
             ip(&format!("link add {name} type veth peer name {name}-peer"));
-            ip(&format!("link set {name} addrgenmode none"));
-            ip(&format!("link set {name}-peer up"));
-            ip(&format!("link set {name} up"));
+            let ends = [name.to_owned(), format!("{name}-peer")];
+            for end in &ends {
+                ip(&format!("link set {end} addrgenmode none"));
+                ip(&format!("link set {end} up"));
+            }
+            ends.iter().for_each(|end| wait_for_carrier(end));
         }
     });
     host
@@ -79,6 +84,13 @@ pub(crate) fn ip(arguments: &str) {
     let output = output.expect("`ip` of iproute2 is needed");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments}: {errors}");
+}
+
+/// Waits until the kernel has noticed the cable: before, IPv6 addresses can't be used.
+fn wait_for_carrier(interface: &str) {
+    // The last thing that it does then.
+    let routes = format!("-6 route show table local type multicast dev {interface}");
+    wait_until("the interface has a carrier", || !ip_list(&routes).is_empty());
 }
 
 /// What `ip` lists. A table that does not exist is an empty list.
