@@ -1,0 +1,255 @@
+//! Packets between applications and hosts, and the model's view of them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use connlib_dns::Name;
+use connlib_packet::{Headers, Offload, Transport, TunPacket};
+use connlib_tunnel::Service;
+
+use super::{Happening, SITE_LATENCY, World};
+use crate::app::{self, FlowId, Step};
+use crate::internet::Node;
+use crate::model::ProbeId;
+use crate::portal::{addresses, client_id, gateway_id};
+use crate::{names, oracle, site};
+
+/// From this port on, sources are those of applications that look names up.
+const LOOK_UP_PORTS: std::ops::Range<u16> = 30_000..31_000;
+
+impl World {
+    /// An application does what comes next, and again after a while.
+    pub(super) fn tick(&mut self, id: FlowId) {
+        let now = self.now;
+        self.model.judge(now);
+        let flow = &self.flows[id.0];
+        if !flow.is_running {
+            return;
+        }
+        let period = flow.spec.period;
+        if let (Some(asked), true) = (flow.asked, self.model.is_settled(flow.spec.client, now)) {
+            let at = asked.at - self.trace.start();
+            let what =
+                format!("{:?} was not told of {:?} that it asked for at {at:?}", id, flow.name());
+            self.model.violations.push(what);
+        }
+        self.act(id);
+        let jitter = self.random.duration(Duration::ZERO, period / 8);
+        self.schedule(now + period * 15 / 16 + jitter, Happening::Tick(id));
+    }
+
+    fn act(&mut self, id: FlowId) {
+        let now = self.now;
+        let client = self.flows[id.0].spec.client;
+        let resolver = self.clients[client].host.as_ref().and_then(|host| host.resolver());
+        // Before it has an interface, nothing can be sent.
+        let Some(resolver) = resolver else { return };
+        let serial = self.next_probe();
+        match self.flows[id.0].step(serial, now) {
+            Step::Ask { message, port } => {
+                let source = SocketAddr::new(self.own_address(client, resolver), port);
+                let mut packet = vec![0; 1280];
+                let server = SocketAddr::new(resolver, 53);
+                let len = connlib_packet::build::udp(&mut packet, source, server, &message);
+                packet.truncate(len.expect("room for it"));
+                self.with_client(client, |host, out| host.handle_tun(packet, None, now, out));
+            }
+            Step::Send { to, port, service, flags } => {
+                self.send_probe(id, ProbeId(serial), to, port, service, flags);
+            }
+            Step::Wait => {}
+        }
+    }
+
+    fn send_probe(
+        &mut self,
+        id: FlowId,
+        probe: ProbeId,
+        to: IpAddr,
+        port: u16,
+        service: Service,
+        flags: connlib_packet::TcpFlags,
+    ) {
+        let now = self.now;
+        let flow = &self.flows[id.0];
+        let (client, size) = (flow.spec.client, flow.spec.size);
+        let source = SocketAddr::new(self.own_address(client, to), port);
+        let packet = app::packet(probe, source, to, service, flags, size);
+        let (expected, _) = self.expect(id, service);
+        let sender = (source.ip(), port);
+        let is_strict = self.is_strict(id);
+        self.model.send(probe, id, client, sender, to, service, expected, is_strict, now);
+        self.trace.note(now, &[8, u64::from(probe.0)], || {
+            format!("{probe:?} of {id:?} to {to} {service:?}: {expected:?}, strict: {is_strict}")
+        });
+        self.with_client(client, |host, out| host.handle_tun(packet, Some(probe), now, out));
+    }
+
+    /// What must become of what an application sends now.
+    pub(super) fn expect(
+        &self,
+        id: FlowId,
+        service: Service,
+    ) -> (crate::model::Expected, Option<connlib_tunnel::SiteId>) {
+        let is_online = |site| {
+            let gateways = &self.portal.policy.gateways;
+            gateways.iter().any(|(gateway, of)| {
+                let number = crate::portal::gateway_number(*gateway);
+                *of == site && self.gateways[number].host.is_some()
+            })
+        };
+        let spec = &self.flows[id.0].spec;
+        oracle::expect(&self.portal.policy, &self.names, spec, service, is_online)
+    }
+
+    /// Whether what an application sends has to arrive: it has its access already, or can get it.
+    fn is_strict(&self, id: FlowId) -> bool {
+        let client = self.flows[id.0].spec.client;
+        self.wires.values().all(|wire| wire.is_connected) || self.model.works(id, client)
+    }
+
+    /// A packet comes out of a gateway.
+    pub(super) fn let_out(&mut self, gateway: usize, mut packet: Vec<u8>) {
+        let now = self.now;
+        let Some(headers) = self.inspect(Node::Gateway(gateway), &mut packet) else { return };
+        let probe = app::probe_of(&packet, &headers);
+        let service = Service::of_destination(&headers);
+        let destination = headers.destination();
+        let owner = (0..self.clients.len()).find(|number| {
+            let own = addresses(Node::Client(*number));
+            headers.source() == IpAddr::from(own.ipv4) || headers.source() == IpAddr::from(own.ipv6)
+        });
+        let sent = probe.and_then(|id| self.model.probe(id));
+        let (Some(client), Some(id), Some(sent)) = (owner, probe, sent) else {
+            // A query on its way to a resolver behind the gateway.
+            return;
+        };
+        let flow = sent.flow;
+        let name = self.flows[flow.0].name().and_then(|name| name.parse::<Name>().ok());
+        let may_pass = self.gateways[gateway].host.as_ref().is_some_and(|host| {
+            host.may_pass(client_id(client), destination, name.as_ref(), service, now)
+        });
+        let is_right = client == sent.client
+            && service == sent.service
+            && (name.is_some() || destination == sent.destination);
+        self.trace.note(now, &[9, u64::from(id.0), gateway as u64], || {
+            format!("gateway {gateway} lets {id:?} out to {destination}")
+        });
+        if !may_pass {
+            self.model.violate(id, &format!("gateway {gateway} let it out to {destination}"));
+        }
+        if !is_right {
+            self.model.violate(id, "delivered to the wrong host");
+        }
+        if !app::is_whole(&packet, &headers) {
+            self.model.violate(id, "damaged on the way");
+        }
+        let (_, site) = self.expect(flow, service);
+        let of = self.portal.policy.gateways.get(&gateway_id(gateway)).copied();
+        if self.model.is_settled(client, now) && site.is_some() && site != of {
+            self.model.violate(id, "came to the wrong site");
+        }
+        self.model.deliver(id, destination);
+        if let Some(answer) = site::answer(&packet) {
+            let generation = self.gateways[gateway].generation;
+            let reply = Happening::Reply(gateway, generation, answer, Some(id));
+            self.schedule(now + SITE_LATENCY, reply);
+        }
+    }
+
+    /// A packet comes to the applications of a client.
+    pub(super) fn receive(&mut self, client: usize, mut packet: Vec<u8>) {
+        let now = self.now;
+        let Some(headers) = self.inspect(Node::Client(client), &mut packet) else { return };
+        if headers.destination() != self.own_address(client, headers.destination()) {
+            let what = format!("client {client} got a packet for {}", headers.destination());
+            return self.model.violations.push(what);
+        }
+        match headers.transport() {
+            Transport::Udp { source: 53, destination } if LOOK_UP_PORTS.contains(&destination) => {
+                let answer = packet.get(headers.payload_offset()..).and_then(names::parse);
+                let flow = self.flows.get_mut(usize::from(destination - LOOK_UP_PORTS.start));
+                let (Some(answer), Some(flow)) = (answer, flow) else { return };
+                self.trace.note(now, &[10, answer.addresses.len() as u64], || {
+                    format!("{:?} is told {answer:?}", flow.id)
+                });
+                if flow.handle_answer(&answer, now) {
+                    let id = flow.id;
+                    self.act(id);
+                }
+            }
+            Transport::IcmpError(error) => {
+                let quoted = connlib_packet::Quoted::parse(&headers, &packet);
+                let probe = app::probe_quoted(&packet, &headers);
+                let (Some(quoted), Some(id)) = (quoted, probe) else { return };
+                let Some(sent) = self.model.probe(id) else { return };
+                let port = match quoted.transport() {
+                    Transport::IcmpEcho { identifier, .. } => Some(identifier),
+                    other => other.source_port(),
+                };
+                let is_right = (quoted.source(), port) == (sent.source.0, Some(sent.source.1))
+                    && quoted.destination() == sent.destination;
+                let flow = sent.flow;
+                if !is_right {
+                    self.model.violate(id, &format!("the error quotes another packet: {quoted:?}"));
+                }
+                self.trace.note(now, &[11, u64::from(id.0)], || format!("{id:?}: {error:?}"));
+                self.model.refuse(id, error);
+                self.flows[flow.0].fail(id);
+            }
+            _ => {
+                let probe = app::probe_of(&packet, &headers);
+                let sent = probe.and_then(|id| self.model.probe(id));
+                let (Some(id), Some(sent)) = (probe, sent) else {
+                    let what =
+                        format!("client {client} got a packet that is no answer: {headers:?}");
+                    return self.model.violations.push(what);
+                };
+                let port = match headers.transport() {
+                    Transport::IcmpEcho { identifier, .. } => Some(identifier),
+                    other => other.destination_port(),
+                };
+                let is_right = headers.source() == sent.destination
+                    && port == Some(sent.source.1)
+                    && client == sent.client;
+                let flow = sent.flow;
+                if !is_right {
+                    self.model.violate(id, &format!("the answer is not for it: {headers:?}"));
+                }
+                if !app::is_whole(&packet, &headers) {
+                    self.model.violate(id, "its answer was damaged on the way");
+                }
+                self.trace.note(now, &[12, u64::from(id.0)], || format!("{id:?} is answered"));
+                self.model.answer(id, now);
+                self.flows[flow.0].settle(id);
+            }
+        }
+    }
+
+    /// Whatever comes out of the code is a whole packet with right checksums.
+    fn inspect(&mut self, node: Node, bytes: &mut [u8]) -> Option<Headers> {
+        match TunPacket::parse(bytes, Offload::NONE) {
+            Ok(packet) if packet.is_intact() => Some(*packet.headers()),
+            Ok(packet) => {
+                let what = format!("{node:?} emits a wrong checksum: {:?}", packet.headers());
+                self.model.violations.push(what);
+                None
+            }
+            Err(e) => {
+                self.model.violations.push(format!("{node:?} emits what is no packet: {e}"));
+                None
+            }
+        }
+    }
+
+    fn own_address(&self, client: usize, like: IpAddr) -> IpAddr {
+        let own = addresses(Node::Client(client));
+        if like.is_ipv4() { own.ipv4.into() } else { own.ipv6.into() }
+    }
+
+    fn next_probe(&mut self) -> u32 {
+        self.probes += 1;
+        // 1 is what hosts number their own segments by.
+        self.probes + 1
+    }
+}

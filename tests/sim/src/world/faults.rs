@@ -1,0 +1,300 @@
+//! What goes wrong in the world, and how soon all must be well again.
+
+use std::time::Duration;
+
+use connlib_tunnel::{Filter, ResourceId};
+
+use super::{BREAKS_CONNECTIONS, Happening, Machine, PORTAL_LATENCY, World, ms};
+use crate::hosts::{ClientHost, GatewayHost};
+use crate::internet::{Access, Line, Node};
+use crate::portal::ResourceSpec;
+
+/// Longest silence after each of these, beyond its own length and on a network without delays.
+pub mod bounds {
+    use std::time::Duration;
+
+    /// The client has another address.
+    pub const ROAMED: Duration = Duration::from_millis(1000);
+    /// A line is there again.
+    pub const PLUGGED_IN: Duration = Duration::from_millis(200);
+    /// A gateway that had said goodbye is there again.
+    pub const RESTARTED: Duration = Duration::from_millis(500);
+    /// A gateway that had crashed is there again.
+    pub const CRASHED: Duration = Duration::from_millis(2000);
+    /// A line was away for so long that links were given up.
+    pub const RELINKED: Duration = Duration::from_millis(3000);
+    /// Something in the policy is another thing now.
+    pub const POLICY: Duration = Duration::from_millis(1000);
+}
+
+impl World {
+    /// A client gets other addresses, after `gap` without any.
+    pub fn roam(&mut self, client: usize, access: Access, gap: Duration) {
+        let node = Node::Client(client);
+        self.break_client(client, gap + bounds::ROAMED);
+        self.internet.detach(node);
+        self.disconnect(node);
+        self.clients[client].access = access;
+        let now = self.now;
+        if gap > Duration::ZERO {
+            self.with_client(client, |host, out| host.set_addresses(&[], now, out));
+        }
+        self.later(gap, move |world| world.attach_client(client));
+    }
+
+    fn attach_client(&mut self, client: usize) {
+        let (node, now) = (Node::Client(client), self.now);
+        self.internet.attach(node, self.clients[client].access);
+        self.clients[client].down_since = None;
+        self.model.set_patience(client, self.patience(client));
+        let hosts = self.internet.addresses(node);
+        self.with_client(client, |host, out| host.set_addresses(&hosts, now, out));
+        self.connect(node);
+    }
+
+    /// A host's cable is pulled for a while; addresses stay.
+    pub fn unplug(&mut self, node: Node, gap: Duration) {
+        let bound = match gap {
+            // Longer than this, and ICE has given up its checks.
+            gap if gap > Duration::from_secs(8) => bounds::RELINKED,
+            _ => bounds::PLUGGED_IN,
+        };
+        self.break_node(node, gap + bound);
+        let now = self.now;
+        match node {
+            Node::Client(number) => self.clients[number].down_since = Some(now),
+            Node::Gateway(number) => self.gateways[number].down_since = Some(now),
+            Node::Stun => {}
+        }
+        self.internet.set_up(node, false);
+        if gap > BREAKS_CONNECTIONS {
+            self.later(BREAKS_CONNECTIONS, move |world| world.disconnect(node));
+        }
+        self.later(gap, move |world| {
+            match node {
+                Node::Client(number) => world.clients[number].down_since = None,
+                Node::Gateway(number) => world.gateways[number].down_since = None,
+                Node::Stun => {}
+            }
+            world.internet.set_up(node, true);
+            if gap > BREAKS_CONNECTIONS {
+                world.connect(node);
+            }
+        });
+    }
+
+    /// The routers in front of a host restart and have forgotten all mappings.
+    pub fn restart_routers(&mut self, node: Node) {
+        self.break_node(node, bounds::ROAMED);
+        self.internet.restart_routers(node);
+    }
+
+    /// A line gets better or worse.
+    pub fn set_line(&mut self, node: Node, line: Line) {
+        self.internet.set_line(node, line);
+        match node {
+            Node::Client(number) => self.clients[number].access.line = line,
+            Node::Gateway(number) => self.gateways[number].access.line = line,
+            Node::Stun => {}
+        }
+        for client in 0..self.clients.len() {
+            self.model.set_patience(client, self.patience(client));
+        }
+    }
+
+    /// A gateway stops, saying goodbye or not, and starts again after a pause.
+    pub fn restart_gateway(&mut self, number: usize, says_goodbye: bool, pause: Duration) {
+        let bound = if says_goodbye { bounds::RESTARTED } else { bounds::CRASHED };
+        self.break_node(Node::Gateway(number), pause + bound);
+        self.stop_gateway(number, says_goodbye);
+        self.later(pause, move |world| world.boot_gateway(number));
+    }
+
+    /// A gateway stops for good.
+    pub fn stop_gateway(&mut self, number: usize, says_goodbye: bool) {
+        let now = self.now;
+        if says_goodbye {
+            self.with_gateway(number, |host, out| host.shut_down(now, out));
+        }
+        self.gateways[number].halt();
+        self.disconnect(Node::Gateway(number));
+    }
+
+    pub(super) fn boot_gateway(&mut self, number: usize) {
+        let (node, now) = (Node::Gateway(number), self.now);
+        let seed = self.random.seed32();
+        self.gateways[number].host = Some(GatewayHost::new(number, seed, now));
+        let hosts = self.internet.addresses(node);
+        self.with_gateway(number, |host, out| host.set_addresses(&hosts, now, out));
+        if let Some(wire) = self.wires.get_mut(&node) {
+            wire.forget_held();
+        }
+        self.connect(node);
+    }
+
+    /// A client stops, saying goodbye or not, and starts again after a pause.
+    pub fn restart_client(&mut self, number: usize, says_goodbye: bool, pause: Duration) {
+        let now = self.now;
+        self.break_client(number, pause + bounds::RELINKED);
+        if says_goodbye {
+            self.with_client(number, |host, out| host.shut_down(now, out));
+        }
+        self.clients[number].halt();
+        self.disconnect(Node::Client(number));
+        self.later(pause, move |world| world.boot_client(number));
+    }
+
+    pub(super) fn boot_client(&mut self, number: usize) {
+        let (node, now) = (Node::Client(number), self.now);
+        let seed = self.random.seed32();
+        self.clients[number].host = Some(ClientHost::new(number, seed, now));
+        let hosts = self.internet.addresses(node);
+        self.with_client(number, |host, out| host.set_addresses(&hosts, now, out));
+        if let Some(wire) = self.wires.get_mut(&node) {
+            wire.forget_held();
+        }
+        for flow in self.flows.iter_mut().filter(|flow| flow.spec.client == number) {
+            flow.restart();
+        }
+        self.connect(node);
+    }
+
+    /// The portal is away for a while.
+    pub fn stop_portal(&mut self, gap: Duration) {
+        self.portal_is_up = false;
+        let nodes: Vec<Node> = self.wires.keys().copied().collect();
+        for node in nodes {
+            self.disconnect(node);
+        }
+        self.later(gap, |world| {
+            world.portal_is_up = true;
+            let nodes: Vec<Node> = world.wires.keys().copied().collect();
+            for node in nodes {
+                world.connect(node);
+            }
+        });
+    }
+
+    /// One peer loses its connection to the portal, and gets a new one after a while.
+    pub fn cut_off(&mut self, node: Node, gap: Duration) {
+        self.disconnect(node);
+        self.later(gap, move |world| world.connect(node));
+    }
+
+    /// A client may not use a resource any more.
+    pub fn revoke(&mut self, client: usize, resource: u128) {
+        self.break_client(client, bounds::POLICY);
+        self.portal.revoke(client, ResourceId::from_u128(resource));
+        self.post();
+    }
+
+    /// A client may use a resource, for so long at a time.
+    pub fn grant(&mut self, client: usize, resource: u128, lasts: Option<Duration>) {
+        self.break_client(client, bounds::POLICY);
+        self.portal.grant(client, ResourceId::from_u128(resource), lasts);
+        self.post();
+    }
+
+    /// An authorization ends; the client has to find out, and may ask for it again.
+    pub fn end_authorization(&mut self, client: usize, resource: u128) {
+        self.break_client(client, bounds::POLICY + Duration::from_secs(2));
+        self.portal.end_authorization(client, ResourceId::from_u128(resource));
+        self.post();
+    }
+
+    /// A resource lets other things through.
+    pub fn set_filters(&mut self, resource: u128, filters: &[Filter]) {
+        for client in 0..self.clients.len() {
+            self.break_client(client, bounds::POLICY + Duration::from_secs(2));
+        }
+        let id = ResourceId::from_u128(resource);
+        let spec = self.portal.policy.resources.get(&id).cloned();
+        if let Some(spec) = spec {
+            self.portal.set_filters(ResourceSpec { filters: filters.to_vec(), ..spec });
+        }
+        self.post();
+    }
+
+    /// From now on nothing that is sent has to arrive for so long, besides what the network's delays add.
+    pub(super) fn break_client(&mut self, client: usize, for_so_long: Duration) {
+        let until = self.now + for_so_long + self.slack(client);
+        self.model.unsettle(client, self.now, until);
+        self.trace.note(self.now, &[13, client as u64], || {
+            format!("trouble for client {client} for {for_so_long:?}")
+        });
+    }
+
+    fn break_node(&mut self, node: Node, for_so_long: Duration) {
+        match node {
+            Node::Client(client) => self.break_client(client, for_so_long),
+            // Any client may use any gateway.
+            _ => (0..self.clients.len()).for_each(|c| self.break_client(c, for_so_long)),
+        }
+    }
+
+    /// A peer is connected to the portal again: what waited for that begins now.
+    pub(super) fn prolong(&mut self, node: Node) {
+        let clients = match node {
+            Node::Client(client) => client..client + 1,
+            _ => 0..self.clients.len(),
+        };
+        for client in clients {
+            let until = self.now + bounds::RELINKED + self.slack(client);
+            self.model.prolong(client, self.now, until);
+        }
+    }
+
+    /// What the network's delays and losses add to any bound.
+    fn slack(&self, client: usize) -> Duration {
+        let round_trip = self.round_trip(client);
+        let all = self.gateways.iter().map(|machine| machine.access.line);
+        let is_clean = all.chain([self.clients[client].access.line]).all(|line| line.is_clean());
+        let losses = if is_clean { Duration::ZERO } else { Duration::from_secs(25) };
+        12 * round_trip + 10 * PORTAL_LATENCY + losses
+    }
+
+    /// How long a packet may take there and back, the path included that has to be found first.
+    pub(super) fn patience(&self, client: usize) -> Duration {
+        Duration::from_secs(2) + self.slack(client)
+    }
+
+    fn round_trip(&self, client: usize) -> Duration {
+        let client = Node::Client(client);
+        let gateways = 0..self.gateways.len();
+        let round_trips = gateways.map(|g| self.internet.round_trip(client, Node::Gateway(g)));
+        round_trips.max().unwrap_or_default()
+    }
+
+    fn disconnect(&mut self, node: Node) {
+        let now = self.now;
+        if let Some(wire) = self.wires.get_mut(&node)
+            && wire.is_connected
+        {
+            self.trace.note(now, &[14], || format!("{node:?} has lost the portal"));
+            wire.disconnect();
+            self.portal.leave(node, now);
+            self.post();
+        }
+    }
+
+    fn connect(&mut self, node: Node) {
+        let Some(wire) = self.wires.get(&node) else { return };
+        if !wire.is_connected {
+            let generation = wire.generation;
+            let takes = 4 * PORTAL_LATENCY + self.random.duration(ms(10), ms(100));
+            self.schedule(self.now + takes, Happening::Join(node, generation));
+        }
+    }
+}
+
+impl<H> Machine<H> {
+    pub(super) fn new(access: Access) -> Self {
+        Self { host: None, access, generation: 0, down_since: None, rings_before: 0 }
+    }
+
+    /// The program is gone; what it waits for comes to nobody.
+    fn halt(&mut self) {
+        self.host = None;
+        self.generation += 1;
+    }
+}

@@ -1,0 +1,620 @@
+//! The world: what is in it, and the loop that makes time pass.
+
+mod apps;
+mod faults;
+
+pub use faults::bounds;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{LazyLock, Once};
+use std::time::{Duration, Instant};
+
+use connlib_packet::IcmpError;
+use connlib_tunnel::client::DnsQuery;
+use connlib_tunnel::{ResolutionId, SiteId};
+
+use crate::app::{Flow, FlowId, FlowSpec};
+use crate::hosts::{self, ClientHost, Effect, GatewayHost};
+use crate::internet::{self, Access, Datagram, Fate, Internet, Node};
+use crate::logs;
+use crate::model::{Model, ProbeId, Tally};
+use crate::names::Names;
+use crate::portal::{FromPortal, Portal, ResourceSpec, gateway_id};
+use crate::random::Random;
+use crate::trace::Trace;
+use crate::wire::Wire;
+
+/// When all worlds begin. The only look at a real clock.
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// One way between a peer and the portal.
+const PORTAL_LATENCY: Duration = Duration::from_millis(15);
+/// A line that is down for so long breaks connections to the portal.
+const BREAKS_CONNECTIONS: Duration = Duration::from_secs(10);
+/// Between a gateway and a host behind it.
+const SITE_LATENCY: Duration = Duration::from_millis(1);
+
+/// Everything.
+pub struct World {
+    seed: u64,
+    now: Instant,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    serial: u64,
+    random: Random,
+    trace: Trace,
+    internet: Internet,
+    portal: Portal,
+    portal_is_up: bool,
+    wires: BTreeMap<Node, Wire>,
+    clients: Vec<Machine<ClientHost>>,
+    gateways: Vec<Machine<GatewayHost>>,
+    names: Names,
+    flows: Vec<Flow>,
+    probes: u32,
+    model: Model,
+}
+
+/// A machine, with the program on it if that runs.
+struct Machine<H> {
+    host: Option<H>,
+    access: Access,
+    generation: u32,
+    /// Since when its line is down.
+    down_since: Option<Instant>,
+    rings_before: u64,
+}
+
+struct Scheduled {
+    at: Instant,
+    serial: u64,
+    happening: Happening,
+}
+
+enum Happening {
+    /// A datagram is at the backbone.
+    Backbone(Datagram),
+    /// A datagram is at its receiver.
+    Arrival(Datagram),
+    /// A peer tries to connect to the portal.
+    Join(Node, u32),
+    /// A message of the portal may have arrived somewhere.
+    Wire(Node, u32),
+    /// A resolver has answered a gateway.
+    Resolved(usize, u32, ResolutionId, String),
+    /// A resolver has answered a client.
+    Answered(usize, u32, Box<DnsQuery>),
+    /// A host behind a gateway sends a packet.
+    Reply(usize, u32, Vec<u8>, Option<ProbeId>),
+    /// An application does something.
+    Tick(FlowId),
+    /// Somebody meddles.
+    Meddle(Box<dyn FnOnce(&mut World)>),
+}
+
+impl World {
+    /// An empty world.
+    pub fn new(seed: u64) -> Self {
+        static LISTENER: Once = Once::new();
+        LISTENER.call_once(|| {
+            let _ = tracing::subscriber::set_global_default(logs::Listener::new());
+        });
+        logs::take_warnings();
+        let now = *EPOCH;
+        let random = Random::new(seed);
+        Self {
+            seed,
+            now,
+            queue: BinaryHeap::new(),
+            serial: 0,
+            trace: Trace::new(now),
+            internet: Internet::new(random.fork(1)),
+            random: random.fork(2),
+            portal: Portal::default(),
+            portal_is_up: true,
+            wires: BTreeMap::new(),
+            clients: Vec::new(),
+            gateways: Vec::new(),
+            names: Names::default(),
+            flows: Vec::new(),
+            probes: 0,
+            model: Model::new(now),
+        }
+    }
+
+    /// The present, on the virtual clock.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// What was counted so far.
+    pub fn tally(&self) -> Tally {
+        self.model.tally
+    }
+
+    /// Two runs with the same fingerprint took the same course.
+    pub fn fingerprint(&self) -> u64 {
+        self.trace.fingerprint()
+    }
+
+    /// How long the run has taken so far, in virtual time.
+    pub fn elapsed(&self) -> Duration {
+        self.trace.since_start(self.now)
+    }
+
+    /// Starts a gateway of a site. Returns its number.
+    pub fn add_gateway(&mut self, site: u128, access: Access) -> usize {
+        let number = self.gateways.len();
+        let site = SiteId::from_u128(site);
+        self.portal.policy.gateways.insert(gateway_id(number), site);
+        self.gateways.push(Machine::new(access));
+        self.wires.insert(Node::Gateway(number), Wire::default());
+        self.internet.attach(Node::Gateway(number), access);
+        for client in 0..self.clients.len() {
+            self.model.set_patience(client, self.patience(client));
+        }
+        self.boot_gateway(number);
+        number
+    }
+
+    /// Starts a client. Returns its number.
+    pub fn add_client(&mut self, access: Access) -> usize {
+        let number = self.clients.len();
+        self.clients.push(Machine::new(access));
+        self.wires.insert(Node::Client(number), Wire::default());
+        self.internet.attach(Node::Client(number), access);
+        self.model.add_client(number, Duration::ZERO, self.now);
+        self.model.set_patience(number, self.patience(number));
+        self.boot_client(number);
+        number
+    }
+
+    /// Adds a resource that these clients may use.
+    pub fn add_resource(&mut self, spec: ResourceSpec, clients: &[usize]) {
+        let id = spec.id;
+        self.portal.policy.resources.insert(id, spec);
+        for client in clients {
+            self.portal.grant(*client, id, None);
+        }
+        self.post();
+    }
+
+    /// A name has these addresses from now on.
+    pub fn set_name(&mut self, name: &str, addresses: &[&str]) {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|a| a.parse().unwrap()).collect();
+        self.names.set(name, &addresses);
+    }
+
+    /// Starts an application.
+    pub fn start(&mut self, spec: FlowSpec) -> FlowId {
+        let id = FlowId(self.flows.len());
+        self.flows.push(Flow::new(id, spec));
+        self.schedule(self.now, Happening::Tick(id));
+        id
+    }
+
+    /// An application pauses.
+    pub fn pause(&mut self, flow: FlowId) {
+        self.flows[flow.0].is_running = false;
+    }
+
+    /// An application goes on.
+    pub fn resume(&mut self, flow: FlowId) {
+        if !std::mem::replace(&mut self.flows[flow.0].is_running, true) {
+            self.schedule(self.now, Happening::Tick(flow));
+        }
+    }
+
+    /// Does something at a later time.
+    pub fn later(&mut self, after: Duration, what: impl FnOnce(&mut Self) + 'static) {
+        self.schedule(self.now + after, Happening::Meddle(Box::new(what)));
+    }
+
+    /// How many answers an application got.
+    pub fn answers(&self, flow: FlowId) -> usize {
+        self.answers_since(flow, *EPOCH)
+    }
+
+    /// How many answers an application got since then.
+    pub fn answers_since(&self, flow: FlowId, from: Instant) -> usize {
+        self.model.answers(flow, from, self.now)
+    }
+
+    /// The longest time that an application has waited for an answer since then.
+    pub fn longest_silence(&self, flow: FlowId, from: Instant) -> Duration {
+        self.model.longest_silence(flow, from, self.now)
+    }
+
+    /// The ICMP errors that an application got about what it has sent since then.
+    pub fn errors_since(&self, flow: FlowId, from: Instant) -> Vec<IcmpError> {
+        self.model.errors(flow, from)
+    }
+
+    /// The hosts that an application has reached by what it has sent since then.
+    pub fn hosts_since(&self, flow: FlowId, from: Instant) -> Vec<IpAddr> {
+        self.model.hosts(flow, from)
+    }
+
+    /// Turns the internet resource of a client on or off.
+    pub fn set_internet_active(&mut self, client: usize, active: bool) {
+        let now = self.now;
+        self.with_client(client, |host, out| host.set_internet_active(active, now, out));
+    }
+
+    /// Whether a client has a path to a gateway.
+    pub fn is_connected(&self, client: usize, gateway: usize) -> bool {
+        let host = self.clients[client].host.as_ref();
+        host.is_some_and(|host| host.is_connected(gateway_id(gateway)))
+    }
+
+    /// How often the timers of this machine went off since the last call.
+    pub fn wakes(&mut self, node: Node) -> u64 {
+        match node {
+            Node::Client(number) => {
+                let machine = &mut self.clients[number];
+                let rings = machine.host.as_ref().map_or(0, |host| host.alarm.rings);
+                rings.saturating_sub(std::mem::replace(&mut machine.rings_before, rings))
+            }
+            Node::Gateway(number) => {
+                let machine = &mut self.gateways[number];
+                let rings = machine.host.as_ref().map_or(0, |host| host.alarm.rings);
+                rings.saturating_sub(std::mem::replace(&mut machine.rings_before, rings))
+            }
+            Node::Stun => 0,
+        }
+    }
+
+    /// Lets time pass.
+    pub fn run(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while let Some(at) = self.next_at().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.step();
+            if !self.model.violations.is_empty() {
+                self.fail();
+            }
+        }
+        self.now = end;
+        self.model.judge(self.now);
+        if !self.model.violations.is_empty() {
+            self.fail();
+        }
+    }
+
+    /// Waits until the last probe is judged. A world that fails has panicked before.
+    pub fn finish(mut self) -> Tally {
+        for flow in &mut self.flows {
+            flow.is_running = false;
+        }
+        self.run(Duration::from_secs(60));
+        self.model.tally
+    }
+
+    fn fail(&mut self) {
+        let violations = std::mem::take(&mut self.model.violations).join("\n");
+        let (seed, after, trace) = (self.seed, self.elapsed(), &self.trace);
+        panic!(
+            "{trace}\nseed {seed} after {after:?}:\n{violations}\n\
+             To replay it: CONNLIB_SIM_SEED={seed} cargo test -p connlib-sim"
+        );
+    }
+
+    fn next_at(&self) -> Option<Instant> {
+        let scheduled = self.queue.peek().map(|Reverse(scheduled)| scheduled.at);
+        let alarms = self.alarms().map(|(at, _)| at);
+        alarms.chain(scheduled).chain(self.portal.next_timeout()).min()
+    }
+
+    fn alarms(&self) -> impl Iterator<Item = (Instant, Node)> {
+        let clients = self.clients.iter().enumerate();
+        let clients = clients.filter_map(|(number, machine)| {
+            Some((machine.host.as_ref()?.alarm.at?, Node::Client(number)))
+        });
+        let gateways = self.gateways.iter().enumerate();
+        clients.chain(gateways.filter_map(|(number, machine)| {
+            Some((machine.host.as_ref()?.alarm.at?, Node::Gateway(number)))
+        }))
+    }
+
+    fn step(&mut self) {
+        if self.queue.peek().is_some_and(|Reverse(scheduled)| scheduled.at <= self.now) {
+            if let Some(Reverse(scheduled)) = self.queue.pop() {
+                self.happen(scheduled.happening);
+            }
+        } else if self.portal.next_timeout().is_some_and(|at| at <= self.now) {
+            self.portal.handle_timeout(self.now);
+            self.post();
+        } else {
+            let due = self.alarms().filter(|(at, _)| *at <= self.now).map(|(_, node)| node).next();
+            if let Some(node) = due {
+                self.trace.note(self.now, &[1, number_of(node)], || format!("{node:?} wakes"));
+                let now = self.now;
+                match node {
+                    Node::Client(number) => self.with_client(number, |h, out| h.wake(now, out)),
+                    Node::Gateway(number) => self.with_gateway(number, |h, out| h.wake(now, out)),
+                    Node::Stun => {}
+                }
+            }
+        }
+        for warning in logs::take_warnings() {
+            self.model.violations.push(format!("logged: {warning}"));
+        }
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        let now = self.now;
+        match happening {
+            Happening::Backbone(datagram) => {
+                let fate = self.internet.forward(datagram, now);
+                self.follow(fate, Happening::Arrival);
+            }
+            Happening::Arrival(datagram) => self.arrive(&datagram),
+            Happening::Join(node, generation) => self.join(node, generation),
+            Happening::Wire(node, generation) => self.pump(node, generation),
+            Happening::Resolved(number, generation, id, name) => {
+                if self.gateways[number].generation == generation {
+                    let known = self.names.resolve(&name);
+                    self.with_gateway(number, |host, out| {
+                        host.handle_resolved(id, &name, Some(known), now, out);
+                    });
+                }
+            }
+            Happening::Answered(number, generation, query) => {
+                if self.clients[number].generation == generation {
+                    let is_up = self.clients[number].down_since.is_none();
+                    let answer = self.names.answer(&query.message).filter(|_| is_up);
+                    self.with_client(number, |h, out| h.handle_answer(&query, answer, now, out));
+                }
+            }
+            Happening::Reply(number, generation, packet, cargo) => {
+                if self.gateways[number].generation == generation {
+                    self.with_gateway(number, |h, out| h.handle_tun(packet, cargo, now, out));
+                }
+            }
+            Happening::Tick(flow) => self.tick(flow),
+            Happening::Meddle(what) => what(self),
+        }
+    }
+
+    fn schedule(&mut self, at: Instant, happening: Happening) {
+        self.serial += 1;
+        self.queue.push(Reverse(Scheduled { at, serial: self.serial, happening }));
+    }
+
+    fn with_client(&mut self, number: usize, f: impl FnOnce(&mut ClientHost, &mut Vec<Effect>)) {
+        let mut effects = Vec::new();
+        if let Some(host) = &mut self.clients[number].host {
+            f(host, &mut effects);
+        }
+        self.apply(Node::Client(number), effects);
+    }
+
+    fn with_gateway(&mut self, number: usize, f: impl FnOnce(&mut GatewayHost, &mut Vec<Effect>)) {
+        let mut effects = Vec::new();
+        if let Some(host) = &mut self.gateways[number].host {
+            f(host, &mut effects);
+        }
+        self.apply(Node::Gateway(number), effects);
+    }
+
+    fn apply(&mut self, node: Node, effects: Vec<Effect>) {
+        let now = self.now;
+        for effect in effects {
+            match (node, effect) {
+                (_, Effect::Transmit(transmit, ecn, cargo)) => {
+                    let connlib_link::Path { local, remote } = transmit.path;
+                    let payload = transmit.payload;
+                    let fate = self.internet.send(node, local, remote, payload, ecn, cargo, now);
+                    self.follow(fate, Happening::Backbone);
+                }
+                (_, Effect::Portal(message)) => {
+                    self.trace
+                        .note(now, &[2, number_of(node)], || format!("{node:?} -> {message:?}"));
+                    let at = now + PORTAL_LATENCY;
+                    let wire = self.wires.entry(node).or_default();
+                    wire.say(message, at);
+                    let generation = wire.generation;
+                    self.schedule(at, Happening::Wire(node, generation));
+                }
+                (Node::Client(number), Effect::Deliver(packet)) => self.receive(number, packet),
+                (Node::Gateway(number), Effect::Deliver(packet)) => self.let_out(number, packet),
+                (Node::Gateway(number), Effect::Resolve(id, name)) => {
+                    let takes = self.random.duration(ms(1), ms(60));
+                    let generation = self.gateways[number].generation;
+                    self.trace
+                        .note(now, &[3, number_of(node)], || format!("{node:?} resolves {name}"));
+                    self.schedule(now + takes, Happening::Resolved(number, generation, id, name));
+                }
+                (Node::Client(number), Effect::Query(query)) => {
+                    let takes = self.random.duration(ms(5), ms(60));
+                    let generation = self.clients[number].generation;
+                    let answered = Happening::Answered(number, generation, Box::new(query));
+                    self.schedule(now + takes, answered);
+                }
+                (_, Effect::Note(note)) => {
+                    self.trace.note(now, &[4, number_of(node)], || format!("{node:?}: {note}"));
+                }
+                (_, Effect::Violation(what)) => self.model.violations.push(what),
+                (_, other) => self.model.violations.push(format!("{node:?}: {other:?}")),
+            }
+        }
+    }
+
+    /// A datagram goes on, or not.
+    fn follow(&mut self, fate: Fate, then: impl Fn(Datagram) -> Happening) {
+        let now = self.now;
+        let (datagram, code, what) = match &fate {
+            Fate::Travels(at, datagram, _) => (datagram, (*at - now).as_nanos() as u64, "travels"),
+            Fate::Lost(datagram) => (datagram, 1, "is lost"),
+            Fate::Stopped(datagram, why) => (datagram, 2, *why),
+        };
+        let Datagram { source, destination, payload, .. } = datagram;
+        let numbers =
+            [5, code, hash(source), hash(destination), payload.len() as u64, payload[0].into()];
+        self.trace.note(now, &numbers, || {
+            let kind = hosts::kind(payload);
+            format!("{source} -> {destination} {kind} of {} {what}", payload.len())
+        });
+        match fate {
+            Fate::Travels(at, datagram, copy) => {
+                if let Some(copy) = copy {
+                    self.schedule(copy, then(datagram.clone()));
+                }
+                self.schedule(at, then(datagram));
+            }
+            Fate::Lost(datagram) if hosts::is_data(&datagram.payload) => {
+                let client = match datagram.on_line_of() {
+                    Node::Client(number) => Some(number),
+                    _ => None,
+                };
+                self.model.lose(datagram.cargo, client);
+            }
+            Fate::Lost(_) | Fate::Stopped(..) => {}
+        }
+    }
+
+    fn arrive(&mut self, datagram: &Datagram) {
+        let now = self.now;
+        match self.internet.receiver(datagram) {
+            Some(Node::Client(number)) => {
+                self.with_client(number, |host, out| host.handle_datagram(datagram, now, out));
+            }
+            Some(Node::Gateway(number)) => {
+                self.with_gateway(number, |host, out| host.handle_datagram(datagram, now, out));
+            }
+            Some(Node::Stun) => {
+                if let Some(answer) = internet::stun::answer(&datagram.payload, datagram.source) {
+                    let (local, remote) = (Some(datagram.destination), datagram.source);
+                    let ecn = connlib_packet::Ecn::NotEct;
+                    let fate =
+                        self.internet.send(Node::Stun, local, remote, answer, ecn, None, now);
+                    self.follow(fate, Happening::Backbone);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// Sends what the portal has to say.
+    fn post(&mut self) {
+        let now = self.now;
+        for (to, message) in self.portal.take_outbox() {
+            self.trace.note(now, &[6, number_of(to)], || format!("portal -> {to:?} {message:?}"));
+            let at = now + PORTAL_LATENCY;
+            let wire = self.wires.entry(to).or_default();
+            wire.hear(message, at);
+            let generation = wire.generation;
+            self.schedule(at, Happening::Wire(to, generation));
+        }
+    }
+
+    fn pump(&mut self, node: Node, generation: u32) {
+        let now = self.now;
+        let is_down = self.is_down(node);
+        let Some(wire) = self.wires.get_mut(&node) else { return };
+        if wire.generation != generation || !wire.has_traffic() {
+            return;
+        }
+        if is_down {
+            // What is under way waits, as it does with TCP.
+            return self.schedule(now + ms(200), Happening::Wire(node, generation));
+        }
+        while let Some(message) = self.wires.get_mut(&node).and_then(|wire| wire.pop_up(now)) {
+            self.portal.handle(node, message, now);
+        }
+        while let Some(message) = self.wires.get_mut(&node).and_then(|wire| wire.pop_down(now)) {
+            match (node, message) {
+                (Node::Client(number), FromPortal::Client(message)) => {
+                    self.with_client(number, |host, out| host.handle_portal(message, now, out));
+                }
+                (Node::Gateway(number), FromPortal::Gateway(message)) => {
+                    self.with_gateway(number, |host, out| host.handle_portal(message, now, out));
+                }
+                _ => {}
+            }
+        }
+        self.post();
+    }
+
+    fn join(&mut self, node: Node, generation: u32) {
+        let now = self.now;
+        let key = match node {
+            Node::Client(number) => self.clients[number].host.as_ref().map(ClientHost::public_key),
+            Node::Gateway(number) => {
+                self.gateways[number].host.as_ref().map(GatewayHost::public_key)
+            }
+            Node::Stun => None,
+        };
+        let can_connect =
+            self.portal_is_up && !self.is_down(node) && !self.internet.addresses(node).is_empty();
+        let Some(wire) = self.wires.get_mut(&node) else { return };
+        let (Some(key), false) = (key, wire.is_connected || wire.generation != generation) else {
+            return;
+        };
+        if !can_connect {
+            let pause = self.random.duration(ms(100), ms(1000));
+            return self.schedule(now + pause, Happening::Join(node, generation));
+        }
+        let held = wire.connect();
+        self.trace.note(now, &[7, number_of(node)], || format!("{node:?} joins"));
+        for message in held {
+            self.apply(node, vec![Effect::Portal(message)]);
+        }
+        self.portal.join(node, key, now);
+        self.post();
+        self.prolong(node);
+    }
+
+    fn is_down(&self, node: Node) -> bool {
+        match node {
+            Node::Client(number) => self.clients[number].down_since.is_some(),
+            Node::Gateway(number) => self.gateways[number].down_since.is_some(),
+            Node::Stun => false,
+        }
+    }
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.serial) == (other.at, other.serial)
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.serial).cmp(&(other.at, other.serial))
+    }
+}
+
+const fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+fn number_of(node: Node) -> u64 {
+    match node {
+        Node::Client(number) => number as u64,
+        Node::Gateway(number) => 1000 + number as u64,
+        Node::Stun => 2000,
+    }
+}
+
+/// A number that stands for an address in traces.
+fn hash(address: &SocketAddr) -> u64 {
+    let bits = match address.ip() {
+        IpAddr::V4(v4) => u64::from(v4.to_bits()),
+        IpAddr::V6(v6) => {
+            let bits = v6.to_bits();
+            (bits >> 64) as u64 ^ bits as u64
+        }
+    };
+    bits.rotate_left(16) ^ u64::from(address.port())
+}
