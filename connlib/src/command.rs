@@ -35,7 +35,7 @@ pub enum SessionError {
     Config(#[from] ConfigError),
     /// The portal does not let us in.
     #[error(transparent)]
-    Portal(#[from] FatalError),
+    Portal(Box<FatalError>),
     /// There is no TUN device.
     #[error(transparent)]
     Tun(#[from] TunError),
@@ -65,6 +65,12 @@ pub enum SessionError {
         /// What the operating system said.
         source: io::Error,
     },
+}
+
+impl From<FatalError> for SessionError {
+    fn from(error: FatalError) -> Self {
+        Self::Portal(Box::new(error))
+    }
 }
 
 impl SessionError {

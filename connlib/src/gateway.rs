@@ -21,6 +21,7 @@ use connlib_tunnel::{Datagrams, GatewayConfig, GatewayEvent, GatewayTunnel, Outp
 
 use crate::command::{Command, Commands, SessionError, seed};
 use crate::convert;
+use crate::gateway_dns::DnsServer;
 use crate::io::{Io, IoStats, PacketTunnel};
 use crate::logged::Logged;
 use crate::portal::{PortalSettings, socket_options};
@@ -81,6 +82,7 @@ struct Session {
     portal: PortalClient<GatewayRole>,
     system: Events,
     names: Names,
+    dns: DnsServer,
     host: Host,
     held: HeldCandidates<ClientId>,
     relays: Vec<Relay>,
@@ -116,6 +118,7 @@ impl Session {
         let system = Events::new(&settings.tun, &resolv_conf)
             .map_err(SessionError::io("cannot watch the machine's network"))?;
         let names = Names::new(system.resolvers());
+        let dns = DnsServer::start(seed()?, system.resolvers());
         let host = Host {
             tun_name: settings.tun.clone(),
             manage_nat: settings.manage_nat,
@@ -129,6 +132,7 @@ impl Session {
             portal,
             system,
             names,
+            dns,
             host,
             held: HeldCandidates::default(),
             relays: Vec::new(),
@@ -267,7 +271,9 @@ impl Session {
             ipv4: init.config.ipv4_masquerade_enabled,
             ipv6: init.config.ipv6_masquerade_enabled,
         };
-        self.host.set_up(ipv4, ipv6, masquerade)?;
+        let support = self.host.set_up(ipv4, ipv6, masquerade)?;
+        let ipv6 = (support == Ipv6Support::Available).then_some(ipv6.into());
+        self.dns.set_addresses([Some(ipv4.into()), ipv6].into_iter().flatten().collect());
         let lasting: Vec<_> =
             init.authorizations.iter().map(|a| convert::retained(a, now)).collect();
         self.tunnel.retain_authorizations(lasting, now);
@@ -342,7 +348,10 @@ impl Session {
                 self.update_addresses(Instant::now());
                 self.portal.reconnect_now();
             }
-            SystemEvent::ResolversChanged(servers) => self.names.set_servers(&servers),
+            SystemEvent::ResolversChanged(servers) => {
+                self.names.set_servers(&servers);
+                self.dns.set_servers(&servers);
+            }
         }
     }
 
@@ -388,7 +397,7 @@ impl Host {
         ipv4: std::net::Ipv4Addr,
         ipv6: std::net::Ipv6Addr,
         masquerade: Masquerade,
-    ) -> Result<(), SessionError> {
+    ) -> Result<Ipv6Support, SessionError> {
         let support = self.interface.set_addresses(Some(ipv4), Some(ipv6))?;
         if support == Ipv6Support::Unavailable {
             tracing::info!("this machine has no IPv6: clients reach it by IPv4 only");
@@ -396,7 +405,7 @@ impl Host {
         let routes: [ipnet::IpNet; 2] = [plan::TUNNEL_V4.into(), plan::TUNNEL_V6.into()];
         let _support = self.interface.set_routes(MAIN_TABLE, routes)?;
         if !self.manage_nat {
-            return Ok(());
+            return Ok(support);
         }
         match &mut self.nat {
             Some(nat) => nat.update(masquerade)?,
@@ -405,7 +414,7 @@ impl Host {
         if self.forwarding.is_none() {
             self.forwarding = Some(Forwarding::enable(&self.tun_name)?);
         }
-        Ok(())
+        Ok(support)
     }
 }
 

@@ -15,6 +15,7 @@ mod command;
 mod convert;
 mod dns;
 pub mod gateway;
+mod gateway_dns;
 mod io;
 mod logged;
 pub mod portal;

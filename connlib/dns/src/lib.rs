@@ -78,7 +78,7 @@ pub use ranges::{
 };
 pub use resolver::{Handled, Resolver};
 pub use resources::{IpStack, Resource};
-pub use response::ResponseError;
+pub use response::{ResponseError, fit};
 pub use sentinels::{Origin, Sentinels, UpstreamConfig};
 pub use stub::{Assignment, Resolution, StubResolver};
 pub use tcp_server::{TcpOutput, TcpServer};

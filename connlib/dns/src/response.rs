@@ -65,7 +65,7 @@ pub(crate) fn accept(
 
 /// Cuts an answer that is longer than `limit` down to its question and sets TC, so that the app
 /// asks again over TCP.
-pub(crate) fn fit(answer: Vec<u8>, limit: usize) -> Vec<u8> {
+pub fn fit(answer: Vec<u8>, limit: usize) -> Vec<u8> {
     if answer.len() <= limit {
         return answer;
     }
