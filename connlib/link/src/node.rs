@@ -23,6 +23,7 @@ use crate::output::{Event, Output, Path, PeerId, Transmit};
 use crate::send_queue::SendQueue;
 use crate::stun::{self, StunServers};
 use crate::timers::Timers;
+use crate::wireguard::clock;
 
 /// Handshake messages a second beyond which a sender has to prove its address by a cookie.
 const HANDSHAKES_PER_SECOND: u64 = 100;
@@ -127,7 +128,7 @@ impl Node {
         let private_key = StaticSecret::from(key);
         let public_key = PublicKey::from(&private_key);
         Self {
-            rate_limiter: rate_limiter(&public_key),
+            rate_limiter: rate_limiter(&public_key, now),
             private_key,
             public_key,
             indices: IndexSequence::new(rng.next_u32()),
@@ -424,6 +425,7 @@ impl Node {
     /// Which link a handshake or cookie message is for. An initiation names its sender only in encrypted form, which
     /// costs a Diffie-Hellman computation: so the cheap checks, and the proof of its address under load, come first.
     fn link_of_handshake(&mut self, datagram: Datagram<'_>, now: Instant) -> Option<usize> {
+        clock::follow(now);
         self.rate_limiter.reset_count();
         let from = Some(datagram.remote.ip());
         let mut cookie = [0; 64];
@@ -506,7 +508,8 @@ impl Node {
     }
 }
 
-fn rate_limiter(public_key: &PublicKey) -> Arc<RateLimiter> {
+fn rate_limiter(public_key: &PublicKey, now: Instant) -> Arc<RateLimiter> {
+    clock::follow(now);
     // Each handshake message is verified twice: before its link is known, and by the link.
     Arc::new(RateLimiter::new(public_key, 2 * HANDSHAKES_PER_SECOND))
 }

@@ -4,6 +4,7 @@
 //! timers can have run out, so that an idle link wakes nobody; and handshakes that are not answered are retried within
 //! fractions of a second instead of the protocol's five, as a lost first message is what a person waits for.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,12 +22,23 @@ pub(crate) const MAX_HANDSHAKE: usize = 148;
 /// boringtun's timers have a granularity of seconds.
 const TICK: Duration = Duration::from_secs(1);
 
+/// boringtun takes the time of its last tick for the present. Older than this, a new session would seem to have expired
+/// already, and a new handshake to have been tried for too long.
+const STALE_AFTER: Duration = Duration::from_secs(2);
+
 /// All of boringtun's timers that depend on traffic run out within this time after the last packet
 /// (keep-alive 10 s, new handshake 15 s).
 const QUIET_AFTER: Duration = Duration::from_secs(20);
 
 /// After this a session may not be used (REJECT_AFTER_TIME).
 const SESSION_LIFETIME: Duration = Duration::from_secs(180);
+
+/// The peer's clock of a session began at another time, and its last packets have a way to go: so close to its end, a
+/// session might be over for the peer already, and what is sent in it lost. Traffic renews sessions long before.
+const SESSION_END: Duration = Duration::from_secs(5);
+
+/// Packets that wait because a session is about to end; the oldest goes first.
+const MAX_HELD: usize = 128;
 
 /// Handshakes unanswered for so long on a path that works: the peer does not know us.
 const GIVE_UP_HANDSHAKE: Duration = Duration::from_secs(20);
@@ -37,13 +49,17 @@ const MAX_RETRY: Duration = Duration::from_secs(5);
 pub(crate) struct WireGuard {
     tunn: Tunn,
     last_tick: Instant,
+    /// What a tick out of turn brought; to be sent with the next one.
+    unsent: Option<Vec<u8>>,
     /// Last packet in either direction.
     last_activity: Instant,
     session_since: Option<Instant>,
     /// A packet came in a session: both ends have it.
     confirmed: bool,
-    /// Packets that boringtun keeps until there is a session.
+    /// Packets that boringtun keeps until there is a session, or that are held here.
     waiting: bool,
+    /// Packets for the session that follows one that is about to end.
+    held: VecDeque<Vec<u8>>,
     handshake: Option<Handshake>,
 }
 
@@ -88,21 +104,18 @@ impl WireGuard {
         rate_limiter: Arc<RateLimiter>,
         now: Instant,
     ) -> Self {
-        clock::follow(now);
+        let tunn = clock::birth(now, || {
+            Tunn::new(private_key, remote, Some(preshared_key), None, index.0, Some(rate_limiter))
+        });
         Self {
-            tunn: Tunn::new(
-                private_key,
-                remote,
-                Some(preshared_key),
-                None,
-                index.0,
-                Some(rate_limiter),
-            ),
+            tunn,
             last_tick: now,
+            unsent: None,
             last_activity: now,
             session_since: None,
             confirmed: false,
             waiting: false,
+            held: VecDeque::new(),
             handshake: None,
         }
     }
@@ -131,8 +144,12 @@ impl WireGuard {
     /// message, and returns the length of what is to be sent: without a session that is a handshake initiation, and
     /// the packet waits.
     pub(crate) fn seal(&mut self, packet: &[u8], slot: &mut [u8], now: Instant) -> Option<usize> {
-        clock::follow(now);
+        self.refresh(now);
         self.last_activity = now;
+        if self.is_ending(now) {
+            self.hold(packet);
+            return self.initiate(slot, now);
+        }
         match self.tunn.encapsulate(packet, slot) {
             TunnResult::WriteToNetwork(datagram) => {
                 let len = datagram.len();
@@ -157,7 +174,7 @@ impl WireGuard {
         slot: &mut [u8],
         now: Instant,
     ) -> Opened {
-        clock::follow(now);
+        self.refresh(now);
         let kind = datagram.first().copied();
         let opened = match self.tunn.decapsulate(Some(from), datagram, slot) {
             TunnResult::WriteToTunnelV4(packet, _) => Opened::Packet(packet.len()),
@@ -192,7 +209,13 @@ impl WireGuard {
 
     /// The next packet that waited for a session, encrypted into `slot`.
     pub(crate) fn seal_waiting(&mut self, slot: &mut [u8], now: Instant) -> Option<usize> {
-        clock::follow(now);
+        self.refresh(now);
+        if self.is_ending(now) {
+            return None;
+        }
+        if let Some(packet) = self.held.pop_front() {
+            return self.seal(&packet, slot, now);
+        }
         match self.tunn.decapsulate(None, &[], slot) {
             TunnResult::WriteToNetwork(datagram) if !is_initiation(datagram) => {
                 Some(datagram.len())
@@ -202,6 +225,26 @@ impl WireGuard {
                 None
             }
         }
+    }
+
+    /// Whether there is a session that should not be used any more.
+    fn is_ending(&self, now: Instant) -> bool {
+        self.session_since.is_some_and(|since| {
+            let end = since + SESSION_LIFETIME;
+            (end - SESSION_END..end).contains(&now)
+        })
+    }
+
+    fn hold(&mut self, packet: &[u8]) {
+        if packet.is_empty() {
+            // It was to say that the session lives.
+            return;
+        }
+        if self.held.len() == MAX_HELD {
+            self.held.pop_front();
+        }
+        self.held.push_back(packet.to_vec());
+        self.waiting = true;
     }
 
     /// Starts a handshake unless one is under way; returns its length in `slot`.
@@ -217,7 +260,8 @@ impl WireGuard {
             (self.last_tick < self.last_activity + QUIET_AFTER).then(|| self.last_tick + TICK);
         let expiry = self.session_since.map(|since| since + SESSION_LIFETIME + TICK);
         let retry = self.handshake.map(|handshake| handshake.retry_at);
-        [tick, expiry.filter(|at| *at > self.last_tick), retry].into_iter().flatten().min()
+        let unsent = self.unsent.as_ref().map(|_| self.last_tick);
+        [unsent, tick, expiry.filter(|at| *at > self.last_tick), retry].into_iter().flatten().min()
     }
 
     pub(crate) fn handle_timeout(&mut self, slot: &mut [u8], now: Instant) -> Tick {
@@ -234,9 +278,32 @@ impl WireGuard {
                 };
             }
         }
+        if let Some(unsent) = self.unsent.take() {
+            slot[..unsent.len()].copy_from_slice(&unsent);
+            return Tick::Send(unsent.len());
+        }
         if self.next_timeout().is_none_or(|at| now < at) {
             return Tick::Nothing;
         }
+        match self.tick(slot, now) {
+            Some(len) => Tick::Send(len),
+            None => Tick::Nothing,
+        }
+    }
+
+    /// Tells boringtun the time, if nobody has done so for long because there was nothing to do.
+    fn refresh(&mut self, now: Instant) {
+        clock::follow(now);
+        if now < self.last_tick + STALE_AFTER {
+            return;
+        }
+        let mut slot = [0; MAX_HANDSHAKE];
+        if let Some(len) = self.tick(&mut slot, now) {
+            self.unsent = slot.get(..len).map(<[u8]>::to_vec);
+        }
+    }
+
+    fn tick(&mut self, slot: &mut [u8], now: Instant) -> Option<usize> {
         self.last_tick = now;
         if !self.has_session(now) {
             self.session_since = None;
@@ -247,16 +314,16 @@ impl WireGuard {
                 if is_initiation(datagram) {
                     self.note_initiation(now);
                 }
-                Tick::Send(len)
+                Some(len)
             }
             // An expired connection forgets its keys and starts anew with the next packet. Whether the peer is still
             // there is for ICE to find out.
-            _ => Tick::Nothing,
+            _ => None,
         }
     }
 
     fn send_initiation(&mut self, slot: &mut [u8], now: Instant) -> Option<usize> {
-        clock::follow(now);
+        self.refresh(now);
         match self.tunn.format_handshake_initiation(slot, true) {
             TunnResult::WriteToNetwork(datagram) => {
                 let len = datagram.len();
@@ -286,25 +353,50 @@ fn is_initiation(datagram: &[u8]) -> bool {
 
 /// The clock that boringtun reads.
 #[cfg(feature = "simulation")]
-mod clock {
+pub(crate) mod clock {
     use std::cell::OnceCell;
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
+    use boringtun::noise::Tunn;
     use mock_instant::MockClock;
 
+    use super::MAX_HANDSHAKE;
+
+    /// The virtual clock is never less than boringtun's longest timer (540 s) away from its zero: see [`birth`].
+    const START: Duration = Duration::from_secs(1000);
+
     thread_local! {
-        static START: OnceCell<Instant> = const { OnceCell::new() };
+        static FIRST: OnceCell<Instant> = const { OnceCell::new() };
     }
 
     /// Sets the virtual clock of this thread.
-    pub(super) fn follow(now: Instant) {
-        let start = START.with(|start| *start.get_or_init(|| now));
-        MockClock::set_time(now.saturating_duration_since(start));
+    pub(crate) fn follow(now: Instant) {
+        let first = FIRST.with(|first| *first.get_or_init(|| now));
+        MockClock::set_time(START + now.saturating_duration_since(first));
+    }
+
+    /// Makes a tunnel. The timestamps of its handshakes are the real time at this moment and the virtual time since,
+    /// so that a second tunnel to the same peer would be behind the first one by the virtual time in between, and
+    /// refused. So all are made at the zero of the virtual clock, and then have their timers started.
+    pub(super) fn birth(now: Instant, make: impl FnOnce() -> Tunn) -> Tunn {
+        MockClock::set_time(Duration::ZERO);
+        let mut tunn = make();
+        follow(now);
+        tunn.update_timers(&mut [0; MAX_HANDSHAKE]);
+        tunn
     }
 }
 
 #[cfg(not(feature = "simulation"))]
-mod clock {
+pub(crate) mod clock {
+    use std::time::Instant;
+
+    use boringtun::noise::Tunn;
+
     /// The real clock needs no help.
-    pub(super) fn follow(_: std::time::Instant) {}
+    pub(crate) fn follow(_: Instant) {}
+
+    pub(super) fn birth(_: Instant, make: impl FnOnce() -> Tunn) -> Tunn {
+        make()
+    }
 }
