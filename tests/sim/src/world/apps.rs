@@ -7,7 +7,7 @@ use connlib_dns::Name;
 use connlib_packet::{Headers, Offload, Transport, TunPacket};
 use connlib_tunnel::Service;
 
-use super::{Happening, SITE_LATENCY, World};
+use super::{Happening, SITE_LATENCY, World, bounds};
 use crate::app::{self, FlowId, Step};
 use crate::internet::Node;
 use crate::model::ProbeId;
@@ -105,7 +105,9 @@ impl World {
     /// Whether what an application sends has to arrive: it has its access already, or can get it.
     fn is_strict(&self, id: FlowId) -> bool {
         let client = self.flows[id.0].spec.client;
-        self.wires.values().all(|wire| wire.is_connected) || self.model.works(id, client)
+        // A refusal that was right when the portal made it may still be under way, or be believed.
+        let can_get_it = self.complete_since.is_some_and(|at| self.now >= at + bounds::POLICY);
+        can_get_it || self.model.works(id, client)
     }
 
     /// A packet comes out of a gateway.

@@ -272,6 +272,7 @@ impl World {
         {
             self.trace.note(now, &[14], || format!("{node:?} has lost the portal"));
             wire.disconnect();
+            self.complete_since = None;
             self.portal.leave(node, now);
             self.post();
         }

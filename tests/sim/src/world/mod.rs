@@ -47,6 +47,8 @@ pub struct World {
     internet: Internet,
     portal: Portal,
     portal_is_up: bool,
+    /// Since when all peers are connected to the portal.
+    complete_since: Option<Instant>,
     wires: BTreeMap<Node, Wire>,
     clients: Vec<Machine<ClientHost>>,
     gateways: Vec<Machine<GatewayHost>>,
@@ -113,6 +115,7 @@ impl World {
             random: random.fork(2),
             portal: Portal::default(),
             portal_is_up: true,
+            complete_since: None,
             wires: BTreeMap::new(),
             clients: Vec::new(),
             gateways: Vec::new(),
@@ -560,6 +563,9 @@ impl World {
         self.trace.note(now, &[7, number_of(node)], || format!("{node:?} joins"));
         for message in held {
             self.apply(node, vec![Effect::Portal(message)]);
+        }
+        if self.wires.values().all(|wire| wire.is_connected) {
+            self.complete_since = Some(now);
         }
         self.portal.join(node, key, now);
         self.post();

@@ -1,0 +1,69 @@
+//! WireGuard's sessions are renewed every two minutes, for as long as there is traffic, and start anew after a pause.
+//!
+//! boringtun is known for sessions that go deaf in one direction after a handshake (cloudflare/boringtun#495).
+#![allow(missing_docs)]
+
+use std::time::Duration;
+
+use connlib_sim::{Access, FlowId, FlowSpec, Line, Mapping, ResourceSpec, What, World};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const LINE: Line = Line::clean(Duration::from_millis(10));
+
+fn connected(seed: u64, line: Line, access: Access) -> (World, FlowId) {
+    let mut world = World::new(seed);
+    world.add_gateway(1, Access::public(line));
+    let client = world.add_client(access);
+    world.add_resource(ResourceSpec::network(1, 1, "10.0.0.0/8"), &[client]);
+    let flow = world.start(FlowSpec::to_address(client, What::Udp(7), "10.0.0.1"));
+    world.run(5 * SECOND);
+    (world, flow)
+}
+
+#[test]
+fn steady_traffic_never_stops() {
+    let (mut world, flow) = connected(1, LINE, Access::public(LINE));
+    let start = world.now();
+    world.run(30 * MINUTE);
+    let silence = world.longest_silence(flow, start);
+    assert!(silence < 200 * SECOND / 1000, "{silence:?}");
+    let tally = world.finish();
+    assert_eq!((tally.excused, tally.lost), (0, 0));
+}
+
+#[test]
+fn a_pause_of_any_length_costs_no_packet() {
+    for pause in
+        [5, 11, 19, 21, 30, 55, 100, 119, 121, 150, 165, 175, 181, 240, 535, 545, 1200, 4000]
+    {
+        for period in [100, 7000] {
+            let (mut world, flow) = connected(1, LINE, Access::public(LINE));
+            world.pause(flow);
+            world.run(pause * SECOND);
+            let before = world.answers(flow);
+            world.resume(flow);
+            world.run(Duration::from_millis(10 * period));
+            println!("pause {pause} period {period}: {} answers", world.answers(flow) - before);
+            world.pause(flow);
+            world.run(400 * SECOND);
+            world.resume(flow);
+            world.run(5 * MINUTE);
+            let tally = world.finish();
+            assert_eq!((tally.excused, tally.lost), (0, 0), "after a pause of {pause} s");
+        }
+    }
+}
+
+#[test]
+fn a_packet_now_and_then_always_arrives() {
+    for period in [9, 11, 16, 26, 61, 125, 170, 185, 200, 300, 539, 545, 700] {
+        let (mut world, flow) = connected(2, LINE, Access::behind(Mapping::Symmetric, LINE));
+        world.pause(flow);
+        let spec = FlowSpec::to_address(0, What::Udp(7), "10.0.0.2").every(period * SECOND);
+        world.start(spec);
+        world.run(20 * period * SECOND);
+        let tally = world.finish();
+        assert_eq!((tally.excused, tally.lost), (0, 0), "every {period} s");
+    }
+}
