@@ -26,6 +26,8 @@ pub(crate) const LAB: [Need; 4] = [
     Need { program: "ping", package: "iputils-ping" },
     Need { program: "curl", package: "curl" },
 ];
+/// To ask name servers in tests.
+pub(crate) const DIG: Need = Need { program: "dig", package: "bind9-dnsutils" };
 /// To measure.
 pub(crate) const BENCH: [Need; 1] = [Need { program: "iperf3", package: "iperf3" }];
 /// To trust servers on the internet.

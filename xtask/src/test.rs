@@ -115,7 +115,7 @@ impl Part {
 
 fn namespaces() -> Result<()> {
     ensure!(packages::is_root(), "network namespaces need root: run this command as root");
-    packages::ensure_present(&[packages::COMPILER])?;
+    packages::ensure_present(&[packages::COMPILER, packages::DIG])?;
     packages::ensure_present(&packages::LAB)?;
     let built = cargo::build(NAMESPACES_PROFILE, &scenario::PACKAGES)?;
     cargo::run(

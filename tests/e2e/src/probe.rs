@@ -1,10 +1,10 @@
 //! What an application would notice: the longest time without an answer.
 
 use std::{
-    io::ErrorKind,
+    io::{self, ErrorKind, Write as _},
     net::{SocketAddr, UdpSocket},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 
-use crate::Namespace;
+use crate::{Namespace, wait};
 
 const INTERVAL: Duration = Duration::from_millis(10);
 
@@ -21,7 +21,14 @@ const INTERVAL: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct Probe {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<Report>>,
+    seen: Arc<Mutex<Seen>>,
+    thread: JoinHandle<Result<()>>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    report: Report,
+    last_answer: Instant,
 }
 
 /// What a [`Probe`] saw.
@@ -35,35 +42,98 @@ pub struct Report {
     pub longest_silence: Duration,
 }
 
+impl Report {
+    /// Says what was measured in the test's log, and panics if an application would have noticed more than it may.
+    ///
+    /// A test machine that is busy with other things is given as much again.
+    #[allow(clippy::panic, reason = "called by tests alone")]
+    pub fn assert_silence(&self, what: &str, limit: Duration) {
+        let Self { sent, answered, longest_silence } = self;
+        // Not `println`, which a test that passes keeps to itself.
+        let line = format!(
+            "longest silence, {what}: {longest_silence:.2?} of {limit:.2?}, {answered}/{sent}\n"
+        );
+        drop(io::stderr().write_all(line.as_bytes()));
+        assert!(*longest_silence <= 2 * limit, "{line}");
+    }
+}
+
 impl Probe {
     /// Starts probing from inside `namespace`. Send errors count as silence.
     pub fn start(namespace: &Namespace, echo: SocketAddr) -> Result<Self> {
         let socket = namespace.enter(|| UdpSocket::bind(any_address(echo)))??;
         socket.set_read_timeout(Some(INTERVAL))?;
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = thread::spawn(move || probe(&socket, echo, &stopped));
-        Ok(Self { stop, thread })
+        let seen = Arc::new(Mutex::new(Seen::nothing()));
+        let (stopped, writer) = (Arc::clone(&stop), Arc::clone(&seen));
+        let thread = thread::spawn(move || probe(&socket, echo, &stopped, &writer));
+        Ok(Self { stop, seen, thread })
+    }
+
+    /// [`start`](Self::start), and measures from the first answer on. An error if none comes in time.
+    pub fn start_answered(
+        namespace: &Namespace,
+        echo: SocketAddr,
+        deadline: Duration,
+    ) -> Result<Self> {
+        let probe = Self::start(namespace, echo)?;
+        probe.wait_for_answers(10, deadline)?;
+        *lock(&probe.seen) = Seen::nothing();
+        Ok(probe)
+    }
+
+    /// Waits for so many more answers.
+    pub fn wait_for_answers(&self, count: u64, deadline: Duration) -> Result<()> {
+        let before = lock(&self.seen).report.answered;
+        wait::until("answers to the probe", deadline, || {
+            (lock(&self.seen).report.answered >= before + count).then_some(())
+        })
+    }
+
+    /// What it has seen so far, the silence that goes on included.
+    pub fn report(&self) -> Report {
+        lock(&self.seen).report()
     }
 
     /// Stops probing.
     pub fn stop(self) -> Result<Report> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| anyhow!("the probe panicked"))?
+        self.thread.join().map_err(|_| anyhow!("the probe panicked"))??;
+        Ok(lock(&self.seen).report())
     }
 }
 
-fn probe(socket: &UdpSocket, echo: SocketAddr, stopped: &AtomicBool) -> Result<Report> {
-    let mut report = Report::default();
+impl Seen {
+    fn nothing() -> Self {
+        Self { report: Report::default(), last_answer: Instant::now() }
+    }
+
+    fn report(&self) -> Report {
+        let longest_silence = self.report.longest_silence.max(self.last_answer.elapsed());
+        Report { longest_silence, ..self.report.clone() }
+    }
+}
+
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn probe(
+    socket: &UdpSocket,
+    echo: SocketAddr,
+    stopped: &AtomicBool,
+    seen: &Mutex<Seen>,
+) -> Result<()> {
     let mut buffer = [0; 64];
-    let mut last_answer = Instant::now();
-    let mut next_send = last_answer;
+    let mut next_number: u64 = 0;
+    let mut next_send = Instant::now();
     let mut newest = None;
     while !stopped.load(Ordering::Relaxed) {
         let now = Instant::now();
         if now >= next_send {
-            drop(socket.send_to(&report.sent.to_be_bytes(), echo));
-            report.sent += 1;
+            drop(socket.send_to(&next_number.to_be_bytes(), echo));
+            next_number += 1;
+            lock(seen).report.sent += 1;
             next_send = now + INTERVAL;
         }
         match socket.recv_from(&mut buffer) {
@@ -72,10 +142,10 @@ fn probe(socket: &UdpSocket, echo: SocketAddr, stopped: &AtomicBool) -> Result<R
                 // Late and doubled answers tell an application nothing new.
                 if number > newest {
                     newest = number;
-                    report.answered += 1;
-                    let now = Instant::now();
-                    report.longest_silence = report.longest_silence.max(now - last_answer);
-                    last_answer = now;
+                    let mut seen = lock(seen);
+                    seen.report.answered += 1;
+                    seen.report.longest_silence = seen.report().longest_silence;
+                    seen.last_answer = Instant::now();
                 }
             }
             Ok(_) => {}
@@ -84,8 +154,7 @@ fn probe(socket: &UdpSocket, echo: SocketAddr, stopped: &AtomicBool) -> Result<R
             Err(error) => return Err(error).context("the probe cannot receive"),
         }
     }
-    report.longest_silence = report.longest_silence.max(last_answer.elapsed());
-    Ok(report)
+    Ok(())
 }
 
 /// Answers every datagram with itself.
@@ -150,7 +219,8 @@ fn any_address(peer: SocketAddr) -> &'static str {
 
 fn is_passing(kind: ErrorKind) -> bool {
     use ErrorKind::{
-        ConnectionRefused, HostUnreachable, Interrupted, NetworkUnreachable, TimedOut, WouldBlock,
+        ConnectionRefused, HostUnreachable, Interrupted, NetworkUnreachable, PermissionDenied,
+        TimedOut, WouldBlock,
     };
     matches!(
         kind,
@@ -158,6 +228,7 @@ fn is_passing(kind: ErrorKind) -> bool {
             | HostUnreachable
             | Interrupted
             | NetworkUnreachable
+            | PermissionDenied
             | TimedOut
             | WouldBlock
     )

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     Lab, Namespace, Process,
+    probe::{Echo, Probe},
     process::Command,
     topology::{Direct, Options},
     wait,
@@ -87,6 +88,18 @@ pub struct Setup {
     pub policy: String,
     /// What the client does with `/etc/resolv.conf`.
     pub dns_control: String,
+}
+
+impl Setup {
+    /// The usual policy on another network.
+    pub fn on(network: Options) -> Self {
+        Self { network, ..Self::default() }
+    }
+
+    /// The usual network with another policy.
+    pub fn with_policy(policy: impl Into<String>) -> Self {
+        Self { policy: policy.into(), ..Self::default() }
+    }
 }
 
 impl Default for Setup {
@@ -175,7 +188,7 @@ impl Scenario {
 
     /// Starts the gateway and waits until it has signed in.
     pub fn start_gateway(&mut self) -> Result<&mut Process> {
-        let process = self.member(&self.network.gateway, "gateway")?;
+        let process = self.member(&self.network.gateway, "gateway", "gateway")?;
         let process =
             process.args(["--health-listen", "127.0.0.1:8081"]).spawn_watched("gateway")?;
         let process = self.gateway.insert(process);
@@ -185,12 +198,16 @@ impl Scenario {
 
     /// Starts the client and waits until it has signed in.
     pub fn start_client(&mut self) -> Result<&mut Process> {
-        let process = self.member(&self.network.client, "client")?;
-        let process =
-            process.args(["--dns-control", &self.setup.dns_control]).spawn_watched("client")?;
+        let process = self.spawn_client(&self.network.client, "client")?;
         let process = self.client.insert(process);
         process.wait_for(event::SIGNED_IN, DEADLINE)?;
         Ok(process)
+    }
+
+    /// Starts a client at `at` that signs in as `name`, which the policy must know.
+    pub fn spawn_client(&self, at: &Namespace, name: &str) -> Result<Process> {
+        let command = self.member(at, "client", name)?;
+        command.args(["--dns-control", &self.setup.dns_control]).spawn_watched(name)
     }
 
     /// Fetches a page from the client's namespace. An error if there is none, whatever the reason.
@@ -210,6 +227,16 @@ impl Scenario {
         ])
     }
 
+    /// A service in the office's web server that answers UDP datagrams at `address`.
+    pub fn echo(&self, address: &str) -> Result<Echo> {
+        Echo::start(&self.network.web, address.parse()?)
+    }
+
+    /// An application on the client that talks to `echo`, once it has got answers.
+    pub fn probe(&self, echo: &Echo) -> Result<Probe> {
+        Probe::start_answered(&self.network.client, echo.address(), DEADLINE)
+    }
+
     /// Takes everything down and fails if a program complained.
     pub fn finish(self) -> Result<()> {
         let Self { lab, .. } = self;
@@ -222,39 +249,41 @@ impl Scenario {
         lab.keep()
     }
 
-    /// A command line of what signs in to the portal under the name `role`.
-    fn member(&self, at: &Namespace, role: &str) -> Result<Command> {
-        let token = self.token(role)?;
-        let state = self.file(&format!("{role}-state"));
+    /// A command line of a `role` that signs in to the portal under a name of the policy's.
+    fn member(&self, at: &Namespace, role: &str, name: &str) -> Result<Command> {
+        let token = self.token(role, name)?;
+        let state = self.file(&format!("{name}-state"));
         fs::create_dir_all(&state)?;
         Ok(at
             .command(&format!("connlib-{role}"))
-            .args(["--api-url", PORTAL_URL, "--name", role, "--log-format", "json"])
+            .args(["--api-url", PORTAL_URL, "--name", name, "--log-format", "json"])
             .arg("--token-file")
             .arg(token)
             .arg("--state-directory")
             .arg(state))
     }
 
-    /// The file with the token of `role`, made at first use.
-    fn token(&self, role: &str) -> Result<PathBuf> {
-        let path = self.file(&format!("{role}.token"));
+    /// The file with the token of a role and name, made at first use.
+    pub fn token(&self, role: &str, name: &str) -> Result<PathBuf> {
+        let path = self.file(&format!("{name}.token"));
         if !path.exists() {
             let token = self
-                .network
-                .portal
-                .command("connlib-portal")
-                .args(["token", "new", &format!("--{role}"), role])
+                .token_command("new")
+                .args([&format!("--{role}"), name])
                 .arg("--config")
                 .arg(self.file("policy.toml"))
-                .arg("--database")
-                .arg(self.file("portal.db"))
                 .run()
-                .with_context(|| format!("cannot make a token for the {role}"))?;
+                .with_context(|| format!("cannot make a token for {name}"))?;
             fs::write(&path, token)?;
             fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         }
         Ok(path)
+    }
+
+    /// `connlib-portal token` on the portal's database: `new`, `list` or `revoke`.
+    pub fn token_command(&self, action: &str) -> Command {
+        let command = self.network.portal.command("connlib-portal");
+        command.args(["token", action]).arg("--database").arg(self.file("portal.db"))
     }
 
     fn file(&self, name: &str) -> PathBuf {
