@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
 use crate::{
-    lab, machine, process,
+    lab, machine,
+    process::{self, Switches},
     subject::{Place, Program, Standing, Subject},
     tools,
 };
@@ -40,12 +41,13 @@ struct Row {
     seconds: u32,
     rss_mib: f64,
     wake_ups_per_s: f64,
+    preemptions_per_s: f64,
     cpu_ms_per_s: f64,
 }
 
 /// A program at one moment.
 struct Look {
-    switches: BTreeMap<u32, u64>,
+    switches: BTreeMap<u32, Switches>,
     cpu: Duration,
 }
 
@@ -99,7 +101,7 @@ fn measure(lab: &connlib_e2e::Lab, arguments: &Arguments) -> Result<Vec<Row>> {
 
 impl Look {
     fn at(process: u32) -> Result<Self> {
-        Ok(Self { switches: process::context_switches(process)?, cpu: process::cpu_time(process)? })
+        Ok(Self { switches: process::switches(process)?, cpu: process::cpu_time(process)? })
     }
 }
 
@@ -112,7 +114,8 @@ impl Row {
             program,
             seconds,
             rss_mib: rss as f64 / f64::from(1 << 20),
-            wake_ups_per_s: per_second(switches as f64),
+            wake_ups_per_s: per_second(switches.voluntary as f64),
+            preemptions_per_s: per_second(switches.involuntary as f64),
             cpu_ms_per_s: per_second(cpu.as_secs_f64() * 1000.0),
         }
     }
@@ -131,17 +134,18 @@ fn print(rows: &[Row], as_json: bool) -> Result<()> {
     }
     println!("{}", machine::description());
     println!(
-        "One client, connected to one gateway by one ping, then nothing. Wake-ups: context switches of all threads,\n\
-         voluntary or not. Limits: {MAX_RSS_MIB} MiB, {MAX_WAKE_UPS_PER_S} wake-up/s.\n"
+        "One client, connected to one gateway by one ping, then nothing. Wake-ups: how often the threads of a program\n\
+         went to sleep. Preempted: how often others took their processor. Limits: {MAX_RSS_MIB} MiB, {MAX_WAKE_UPS_PER_S} wake-up/s.\n"
     );
-    println!("program          seconds  RSS MiB  wake-ups/s  CPU ms/s");
+    println!("program          seconds  RSS MiB  wake-ups/s  preempted/s  CPU ms/s");
     for row in rows {
         println!(
-            "{:<15}  {:>7}  {:>7.1}  {:>10.2}  {:>8.3}{}",
+            "{:<15}  {:>7}  {:>7.1}  {:>10.2}  {:>11.2}  {:>8.3}{}",
             row.program,
             row.seconds,
             row.rss_mib,
             row.wake_ups_per_s,
+            row.preemptions_per_s,
             row.cpu_ms_per_s,
             if row.is_over_limit() { "  over the limit" } else { "" },
         );
@@ -154,6 +158,7 @@ mod tests {
     use super::*;
 
     fn look(switches: u64, cpu: Duration) -> Look {
+        let switches = Switches { voluntary: switches, involuntary: 0 };
         Look { switches: BTreeMap::from([(1, switches)]), cpu }
     }
 

@@ -27,8 +27,17 @@ pub(crate) fn reset_peak_memory(process: u32) {
     drop(fs::write(format!("/proc/{process}/clear_refs"), "5"));
 }
 
-/// How often each thread was taken off its processor, by itself or not: each time it was woken before.
-pub(crate) fn context_switches(process: u32) -> Result<BTreeMap<u32, u64>> {
+/// How often a thread has left its processor.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Switches {
+    /// To wait for something: it was woken up before, or started.
+    pub(crate) voluntary: u64,
+    /// Because others wanted it too.
+    pub(crate) involuntary: u64,
+}
+
+/// The switches of each thread so far.
+pub(crate) fn switches(process: u32) -> Result<BTreeMap<u32, Switches>> {
     let directory = format!("/proc/{process}/task");
     let mut switches = BTreeMap::new();
     for entry in fs::read_dir(&directory).with_context(|| format!("process {process} is gone"))? {
@@ -39,16 +48,25 @@ pub(crate) fn context_switches(process: u32) -> Result<BTreeMap<u32, u64>> {
             continue;
         };
         let count = |key| number(&status, key).unwrap_or(0);
-        let sum = count("voluntary_ctxt_switches") + count("nonvoluntary_ctxt_switches");
-        switches.insert(thread, sum);
+        let voluntary = count("voluntary_ctxt_switches");
+        let involuntary = count("nonvoluntary_ctxt_switches");
+        switches.insert(thread, Switches { voluntary, involuntary });
     }
     Ok(switches)
 }
 
 /// The switches between two looks. Those of threads that ended in between are missing.
-pub(crate) fn switches_between(before: &BTreeMap<u32, u64>, after: &BTreeMap<u32, u64>) -> u64 {
-    let earlier = |thread| before.get(thread).copied().unwrap_or(0);
-    after.iter().map(|(thread, count)| count.saturating_sub(earlier(thread))).sum()
+pub(crate) fn switches_between(
+    before: &BTreeMap<u32, Switches>,
+    after: &BTreeMap<u32, Switches>,
+) -> Switches {
+    after.iter().fold(Switches::default(), |sum, (thread, now)| {
+        let earlier = before.get(thread).copied().unwrap_or_default();
+        Switches {
+            voluntary: sum.voluntary + now.voluntary.saturating_sub(earlier.voluntary),
+            involuntary: sum.involuntary + now.involuntary.saturating_sub(earlier.involuntary),
+        }
+    })
 }
 
 fn memory(process: u32, key: &str) -> Result<u64> {
@@ -87,22 +105,23 @@ mod tests {
         let (question, questions) = mpsc::channel::<()>();
         let (answer, answers) = mpsc::channel();
         let echo = thread::spawn(move || questions.iter().all(|()| answer.send(()).is_ok()));
-        let before = context_switches(own).unwrap();
+        let before = switches(own).unwrap();
         for _ in 0..100 {
             question.send(()).unwrap();
             answers.recv().unwrap();
         }
-        let after = context_switches(own).unwrap();
-        assert!(switches_between(&before, &after) >= 50);
+        let after = switches(own).unwrap();
+        assert!(switches_between(&before, &after).voluntary >= 50);
         drop(question);
         echo.join().unwrap();
     }
 
     #[test]
     fn new_threads_count_from_zero_and_ended_ones_not_at_all() {
-        let before = BTreeMap::from([(1, 10), (2, 50)]);
-        let after = BTreeMap::from([(1, 13), (3, 4)]);
-        assert_eq!(switches_between(&before, &after), 7);
+        let switches = |voluntary, involuntary| Switches { voluntary, involuntary };
+        let before = BTreeMap::from([(1, switches(10, 1)), (2, switches(50, 5))]);
+        let after = BTreeMap::from([(1, switches(13, 2)), (3, switches(4, 3))]);
+        assert_eq!(switches_between(&before, &after), switches(7, 4));
     }
 
     #[test]

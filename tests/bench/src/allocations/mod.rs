@@ -50,11 +50,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
     } else {
         println!(
-            "resource  traffic             direction  packets  allocations    bytes  per packet"
+            "resource  traffic               direction  packets  allocations    bytes  per packet"
         );
         for row in &rows {
             println!(
-                "{:<8}  {:<18}  {:<9}  {:>7}  {:>11}  {:>7}  {:>10.4}",
+                "{:<8}  {:<20}  {:<9}  {:>7}  {:>11}  {:>7}  {:>10.4}",
                 row.resource,
                 row.traffic,
                 row.direction.name(),

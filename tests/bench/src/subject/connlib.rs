@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use connlib_e2e::{Lab, Namespace, Process, scenario::event};
 
 use super::{
-    DEADLINE,
+    DEADLINE, PORT,
     network::{Network, RESOURCES},
     wait_for_listener,
 };
@@ -72,7 +72,7 @@ name = "client"
 name = "servers"
 type = "cidr"
 address = "{RESOURCES}"
-filters = ["tcp/5201", "udp/5201", "icmp"]
+filters = ["tcp/{PORT}", "udp/{PORT}", "icmp"]
 sites = ["office"]
 
 [[policy]]

@@ -24,6 +24,9 @@ use crate::tools;
 /// The MTU of what is carried, for all subjects.
 pub(crate) const MTU: u16 = 1280;
 
+/// The port of the server, TCP and UDP.
+pub(crate) const PORT: u16 = 5201;
+
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A way from client to server.
@@ -52,8 +55,8 @@ impl Subject {
     pub(crate) fn path(self) -> &'static str {
         match self {
             Self::Connlib => {
-                "our client and gateway, by a path that ICE found; each packet is checked against the policy of a \
-                 portal in a third place; the gateway masquerades"
+                "our client and gateway, by a path that ICE found; each packet has to pass a filter of a portal's policy; \
+                 the gateway tracks connections and masquerades what it forwards"
             }
             Self::WireguardGo => "a WireGuard device of Tailscale's wireguard-go at both ends",
             Self::Boringtun => "a WireGuard device of boringtun-cli at both ends",

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use connlib_e2e::{Namespace, Process, wait};
 
 use super::{
@@ -28,10 +28,14 @@ pub(super) fn set_up(network: &Network, name: &str, program: &Path) -> Result<Ve
     let client = End::start(&network.client, program, &format!("{name}-client"))?;
     let gateway = End::start(&network.gateway, program, &format!("{name}-gateway"))?;
 
-    let everything_here = format!("{GATEWAY_INSIDE}/32,{RESOURCES}");
-    client.configure(CLIENT_INSIDE, &gateway, &everything_here, GATEWAY_OUTSIDE)?;
-    gateway.configure(GATEWAY_INSIDE, &client, &format!("{CLIENT_INSIDE}/32"), CLIENT_OUTSIDE)?;
-    client.namespace.route(RESOURCES, GATEWAY_INSIDE)?;
+    let join = || {
+        let allowed = format!("{GATEWAY_INSIDE}/32,{RESOURCES}");
+        client.configure(CLIENT_INSIDE, &gateway, &allowed, GATEWAY_OUTSIDE)?;
+        let allowed = format!("{CLIENT_INSIDE}/32");
+        gateway.configure(GATEWAY_INSIDE, &client, &allowed, CLIENT_OUTSIDE)?;
+        client.namespace.route(RESOURCES, GATEWAY_INSIDE)
+    };
+    join().with_context(|| [&client, &gateway].map(End::last_words).concat())?;
     Ok(vec![client.process, gateway.process])
 }
 
@@ -46,17 +50,24 @@ impl<'a> End<'a> {
             .arg(program)
             .args(["--foreground", INTERFACE])
             .env("WG_PROCESS_FOREGROUND", "1")
+            // boringtun-cli would look for whoever called sudo.
+            .env("WG_SUDO", "true")
             .spawn(name)?;
+        let is_there = |process: &Process| wg(namespace, process, &["show", INTERFACE], "").is_ok();
         wait::until(&format!("{name} to make its device"), DEADLINE, || {
             let ended = process.exit_status().is_ok_and(|status| status.is_some());
-            (ended || wg(namespace, &process, &["show", INTERFACE], "").is_ok()).then_some(())
-        })
-        .with_context(|| process.log().tail(5))?;
+            (ended || is_there(&process)).then_some(())
+        })?;
+        ensure!(process.exit_status()?.is_none(), "it ended at once: {}", process.log().tail(5));
 
         let private_key = namespace.command("wg").arg("genkey").run()?;
         let public_key = namespace.command("wg").arg("pubkey").stdin(&private_key).run()?;
         let public_key = public_key.trim().to_owned();
         Ok(Self { namespace, process, private_key, public_key })
+    }
+
+    fn last_words(&self) -> String {
+        self.process.log().tail(5)
     }
 
     /// Takes an address and makes `peer` known, which is at `endpoint` and speaks for `allowed`.

@@ -1,21 +1,14 @@
-//! One measurement of one subject, by `iperf3` and `ping`.
+//! One measurement of one subject.
 
 use std::{thread, time::Duration};
 
-use anyhow::{Context as _, Result, anyhow, bail};
-use serde_json::Value;
+use anyhow::{Result, anyhow};
 
-use super::case::{Case, Direction, Protocol};
-use crate::{
-    machine, process,
-    subject::{MTU, Standing, wait_for_listener},
+use super::{
+    case::Case,
+    iperf3::{self, Load},
 };
-
-const PORT: u16 = 5201;
-/// IPv4 and UDP headers.
-const UDP_HEADERS: u16 = 28;
-/// What iperf3 may take longer than it was told before it counts as stuck.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::{machine, process, subject::Standing};
 
 /// What came out of one measurement.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,23 +28,14 @@ pub(super) struct Sample {
     pub(super) lost_percent: Option<f64>,
 }
 
-/// What iperf3 says.
-#[derive(Debug, PartialEq)]
-struct Transfer {
-    gigabytes: f64,
-    gbit_per_s: f64,
-    lost_percent: Option<f64>,
-}
-
-pub(super) fn measure(subject: &Standing, case: &Case, duration: Duration) -> Result<Sample> {
+/// Puts `load` on the subject for so long and looks at what it takes.
+pub(super) fn measure(
+    subject: &Standing,
+    case: &Case,
+    load: Load,
+    duration: Duration,
+) -> Result<Sample> {
     let rtt_ms_idle = median_round_trip(subject, Duration::from_millis(800))?;
-
-    let mut server = subject
-        .server()
-        .command("iperf3")
-        .args(["--server", "--one-off", "--bind", &subject.server_address().to_string()])
-        .spawn("iperf3")?;
-    wait_for_listener(subject.server(), PORT, &mut server).context("the server of iperf3")?;
 
     subject.processes().for_each(process::reset_peak_memory);
     let cpu_before = cpu_time(subject)?;
@@ -63,7 +47,7 @@ pub(super) fn measure(subject: &Standing, case: &Case, duration: Duration) -> Re
             thread::sleep(start);
             median_round_trip(subject, (duration - start).mul_f64(0.9))
         });
-        let transfer = transfer(subject, case, duration);
+        let transfer = iperf3::run(subject, case, load, duration);
         let pings = pings.join().map_err(|_| anyhow!("the thread of ping panicked"));
         (transfer, pings)
     });
@@ -86,56 +70,6 @@ pub(super) fn measure(subject: &Standing, case: &Case, duration: Duration) -> Re
 
 fn cpu_time(subject: &Standing) -> Result<Duration> {
     subject.processes().map(process::cpu_time).sum()
-}
-
-fn transfer(subject: &Standing, case: &Case, duration: Duration) -> Result<Transfer> {
-    let limit = (duration + PATIENCE).as_secs().to_string();
-    let mut command = subject
-        .at_client("timeout")
-        .args([&limit, "iperf3", "--json", "--connect-timeout", "5000", "--client"])
-        .arg(subject.server_address().to_string())
-        .args(["--time", &duration.as_secs().to_string()])
-        .args(["--parallel", &case.streams.to_string()]);
-    command = match case.protocol {
-        // Not every machine's default is what most machines use.
-        Protocol::Tcp => command.args(["--congestion", "cubic"]),
-        // As fast as the sender can; what arrives counts.
-        Protocol::Udp => {
-            let length = (MTU - UDP_HEADERS).to_string();
-            command.args(["--udp", "--bitrate", "0", "--length", &length])
-        }
-    };
-    if case.direction == Direction::Down {
-        command = command.arg("--reverse");
-    }
-    let output = command.output()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    match serde_json::from_str(&text) {
-        Ok(answer) => Transfer::parse(&answer, case.protocol),
-        Err(_) if output.status.code() == Some(124) => bail!("iperf3 got stuck"),
-        Err(_) => bail!("iperf3 says: {text}{}", String::from_utf8_lossy(&output.stderr)),
-    }
-}
-
-impl Transfer {
-    fn parse(answer: &Value, protocol: Protocol) -> Result<Self> {
-        if let Some(error) = answer["error"].as_str() {
-            bail!("iperf3 says: {error}");
-        }
-        let received = &answer["end"]["sum_received"];
-        let number = |key: &str| received[key].as_f64();
-        let missing = "iperf3 does not say what was received";
-        let gigabytes = number("bytes").context(missing)? / 1e9;
-        if gigabytes <= 0.0 {
-            bail!("nothing was received");
-        }
-        let lost_percent = match protocol {
-            Protocol::Tcp => None,
-            Protocol::Udp => number("lost_percent"),
-        };
-        let gbit_per_s = number("bits_per_second").context(missing)? / 1e9;
-        Ok(Self { gigabytes, gbit_per_s, lost_percent })
-    }
 }
 
 /// The median time of pings through the subject for so long, in milliseconds.
@@ -165,30 +99,7 @@ pub(super) fn median(values: &mut [f64]) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    #[test]
-    fn what_was_received_counts_and_not_what_was_sent() {
-        let answer = json!({"end": {
-            "sum_sent": {"bytes": 9e9, "bits_per_second": 9e9},
-            "sum_received": {"bytes": 2.5e9, "bits_per_second": 4e9, "lost_percent": 55.5},
-        }});
-        let udp = Transfer::parse(&answer, Protocol::Udp).unwrap();
-        assert_eq!(udp, Transfer { gigabytes: 2.5, gbit_per_s: 4.0, lost_percent: Some(55.5) });
-        assert_eq!(Transfer::parse(&answer, Protocol::Tcp).unwrap().lost_percent, None);
-    }
-
-    #[test]
-    fn iperf3s_errors_are_passed_on() {
-        let answer = json!({"start": {}, "error": "unable to connect to server"});
-        let error = Transfer::parse(&answer, Protocol::Tcp).unwrap_err();
-        assert!(error.to_string().contains("unable to connect"));
-        assert!(Transfer::parse(&json!({"end": {}}), Protocol::Tcp).is_err());
-        let nothing = json!({"end": {"sum_received": {"bytes": 0, "bits_per_second": 0}}});
-        assert!(Transfer::parse(&nothing, Protocol::Udp).is_err());
-    }
 
     #[test]
     fn only_answered_pings_have_a_time() {

@@ -5,6 +5,7 @@
 //! rounds; the peak of memory is the largest.
 
 mod case;
+mod iperf3;
 mod measure;
 mod report;
 mod selection;
@@ -16,6 +17,7 @@ use connlib_e2e::Lab;
 
 use self::{
     case::Case,
+    iperf3::Load,
     measure::{Sample, measure},
     report::{Report, Row},
     selection::Selection,
@@ -48,6 +50,13 @@ pub(crate) struct Arguments {
     behind_gateway: bool,
 }
 
+/// One subject in one case, round after round.
+#[derive(Debug, Default)]
+struct Series {
+    load: Option<Load>,
+    samples: Vec<Sample>,
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let selection = Selection::parse(&arguments.only)?;
     let cases = Case::all(&arguments.streams);
@@ -67,26 +76,36 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let report = Report::new(arguments.json);
     report.explain(&subjects, place, duration, arguments.rounds);
     for case in &cases {
-        let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); subjects.len()];
+        let mut all: Vec<Series> = subjects.iter().map(|_| Series::default()).collect();
         for _ in 0..arguments.rounds {
-            for (standing, samples) in subjects.iter().zip(&mut samples) {
-                match measure(standing, case, duration) {
-                    Ok(sample) => samples.push(sample),
-                    Err(error) => {
-                        failures += 1;
-                        eprintln!("failed: {}, {case}: {error:#}", standing.subject);
-                    }
+            for (standing, series) in subjects.iter().zip(&mut all) {
+                if let Err(error) = series.extend(standing, case, duration) {
+                    failures += 1;
+                    eprintln!("failed: {}, {case}: {error:#}", standing.subject);
                 }
             }
         }
-        let rows = subjects.iter().zip(&samples);
-        let rows = rows.filter_map(|(standing, samples)| Row::new(standing.subject, case, samples));
+        let rows = subjects.iter().zip(&all);
+        let rows =
+            rows.filter_map(|(standing, series)| Row::new(standing.subject, case, &series.samples));
         report.add(&rows.collect::<Vec<_>>());
     }
     drop(subjects);
     lab::close(lab, failures > 0)?;
     ensure!(failures == 0, "{failures} of the measurements failed");
     Ok(())
+}
+
+impl Series {
+    /// Measures once more, with the same load as before.
+    fn extend(&mut self, standing: &Standing, case: &Case, duration: Duration) -> Result<()> {
+        let load = match self.load {
+            Some(load) => load,
+            None => *self.load.insert(Load::find(standing, case)?),
+        };
+        self.samples.push(measure(standing, case, load, duration)?);
+        Ok(())
+    }
 }
 
 /// The subjects that are wanted and can be had. The others are named on standard error.

@@ -118,7 +118,9 @@ impl Report {
         println!(
             "Client and gateway in two network namespaces, one veth cable between them; MTU {MTU} for what is carried."
         );
-        println!("iperf3 (TCP: cubic; UDP: without limit, what arrives counts) talks to {place}.");
+        println!(
+            "iperf3 (TCP: cubic; UDP: at the rate at which most arrives, which counts) talks to {place}."
+        );
         println!("Medians of {rounds} rounds of {duration:?}, the subjects in turn. The ways:");
         for standing in subjects {
             println!("  {:<22}  {}", standing.subject.name(), standing.subject.path());
