@@ -25,6 +25,8 @@ const MAX_ATTEMPTS: u32 = 5;
 /// How long a refusal stands before traffic asks again; doubles as long as the answer is the same.
 const FIRST_HOLD_OFF: Duration = Duration::from_millis(500);
 const MAX_HOLD_OFF: Duration = Duration::from_secs(30);
+/// What is away may be back at any time, and nobody tells us.
+const MAX_HOLD_OFF_AWAY: Duration = Duration::from_secs(4);
 
 /// A refusal that nobody asked about for so long is forgotten.
 const REFUSAL_LIFETIME: Duration = Duration::from_secs(300);
@@ -93,10 +95,10 @@ impl Authorizations {
             Some(State::Refused { .. }) | None => {}
         }
         let hold_off = match self.by_resource.get(&resource) {
-            Some(State::Refused { at, hold_off, .. })
+            Some(State::Refused { at, hold_off, reason })
                 if now < *at + *hold_off * 2 + MAX_HOLD_OFF =>
             {
-                (*hold_off * 2).clamp(FIRST_HOLD_OFF, MAX_HOLD_OFF)
+                (*hold_off * 2).clamp(FIRST_HOLD_OFF, max_hold_off(*reason))
             }
             _ => FIRST_HOLD_OFF,
         };
@@ -265,6 +267,13 @@ impl State {
     }
 }
 
+fn max_hold_off(reason: FailureReason) -> Duration {
+    match reason {
+        FailureReason::Offline | FailureReason::Timeout => MAX_HOLD_OFF_AWAY,
+        _ => MAX_HOLD_OFF,
+    }
+}
+
 fn is_same_syn(one: &[u8], other: &[u8]) -> bool {
     let (Ok(one), Ok(other)) = (Headers::parse(one), Headers::parse(other)) else { return false };
     let is_syn = |headers: &Headers| {
@@ -324,6 +333,17 @@ mod tests {
             previous = now - refused_at;
             authorizations.refuse(RESOURCE, FailureReason::Forbidden, now);
             now += previous * 3;
+        }
+    }
+
+    #[test]
+    fn a_gateway_that_is_back_is_found_within_seconds() {
+        let mut now = Instant::now();
+        let mut authorizations = Authorizations::default();
+        for _ in 0..10 {
+            assert_eq!(authorizations.access(RESOURCE, now), Access::Pending { ask: true });
+            authorizations.refuse(RESOURCE, FailureReason::Offline, now);
+            now += MAX_HOLD_OFF_AWAY;
         }
     }
 
