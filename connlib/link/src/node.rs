@@ -232,7 +232,7 @@ impl Node {
         }
         self.now = now;
         self.hosts = hosts.to_vec();
-        self.stun_servers.restart(now);
+        self.stun_servers.restart(hosts, now);
         self.update_candidates(now);
     }
 

@@ -16,6 +16,8 @@ const HEADER: usize = 20;
 
 /// Keeps the NAT's mapping alive; routers forget after 30 s at the earliest (RFC 4787 REQ-5 demands 2 minutes).
 const REFRESH: Duration = Duration::from_secs(25);
+/// A refresh that is due so soon is done when something else has woken us anyway.
+const EARLY: Duration = Duration::from_secs(20);
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// A server that does not answer is asked again so often, for as long as it is configured.
 const MAX_RETRY: Duration = Duration::from_secs(60);
@@ -50,6 +52,20 @@ pub(crate) struct Mapping {
 #[derive(Debug, Default)]
 pub(crate) struct StunServers {
     servers: Vec<Server>,
+    families: Families,
+}
+
+/// The address families that this machine has.
+#[derive(Debug, Clone, Copy)]
+struct Families {
+    ipv4: bool,
+    ipv6: bool,
+}
+
+impl Default for Families {
+    fn default() -> Self {
+        Self { ipv4: true, ipv6: true }
+    }
 }
 
 #[derive(Debug)]
@@ -82,8 +98,10 @@ impl StunServers {
         }
     }
 
-    /// Asks all servers anew, as the network has changed.
-    pub(crate) fn restart(&mut self, now: Instant) {
+    /// Asks all servers anew, as this machine has other addresses. Those of a family that it hasn't are left alone.
+    pub(crate) fn restart(&mut self, hosts: &[SocketAddr], now: Instant) {
+        let has = |is_ipv4| hosts.is_empty() || hosts.iter().any(|host| host.is_ipv4() == is_ipv4);
+        self.families = Families { ipv4: has(true), ipv6: has(false) };
         for server in &mut self.servers {
             (server.ask_at, server.backoff, server.mapping) = (now, FIRST_RETRY, None);
         }
@@ -119,7 +137,8 @@ impl StunServers {
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        self.servers.iter().map(|server| server.ask_at).min()
+        let reachable = self.servers.iter().filter(|server| self.families.has(server.address));
+        reachable.map(|server| server.ask_at).min()
     }
 
     pub(crate) fn handle_timeout(
@@ -128,7 +147,9 @@ impl StunServers {
         rng: &mut impl Rng,
         mut transmit: impl FnMut(Transmit),
     ) {
-        for server in self.servers.iter_mut().filter(|server| server.ask_at <= now) {
+        let families = self.families;
+        let due = |server: &&mut Server| families.has(server.address) && server.is_due(now);
+        for server in self.servers.iter_mut().filter(due) {
             rng.fill_bytes(&mut server.transaction);
             server.ask_at = now + server.backoff;
             server.backoff = (server.backoff * 2).min(MAX_RETRY);
@@ -137,6 +158,20 @@ impl StunServers {
                 payload: binding_request(server.transaction),
             });
         }
+    }
+}
+
+impl Families {
+    fn has(self, address: SocketAddr) -> bool {
+        if address.is_ipv4() { self.ipv4 } else { self.ipv6 }
+    }
+}
+
+impl Server {
+    fn is_due(&self, now: Instant) -> bool {
+        // While it does not answer, it is asked at its own pace.
+        let is_refresh = self.mapping.is_some() && self.backoff == FIRST_RETRY;
+        self.ask_at <= if is_refresh { now + EARLY } else { now }
     }
 }
 
@@ -245,6 +280,25 @@ mod tests {
             now = servers.next_timeout().unwrap();
         }
         assert!((10..20).contains(&sent), "{sent}");
+    }
+
+    #[test]
+    fn a_family_that_is_not_there_is_left_alone() {
+        let now = Instant::now();
+        let mut servers = StunServers::default();
+        servers.set(&[addr("198.51.100.1:3478"), addr("[2001:db8::1]:3478")], now);
+        let mut asked = |hosts: &[SocketAddr]| {
+            let mut asked = Vec::new();
+            servers.restart(hosts, now);
+            servers.handle_timeout(now, &mut ChaCha8Rng::seed_from_u64(1), |t| {
+                asked.push(t.path.remote.is_ipv4());
+            });
+            asked
+        };
+        let (v4, v6) = (addr("192.0.2.1:1"), addr("[2001:db8::2]:1"));
+        assert_eq!(asked(&[v4]), [true]);
+        assert_eq!(asked(&[v6]), [false]);
+        assert_eq!(asked(&[v4, v6]), [true, false]);
     }
 
     fn addr(s: &str) -> SocketAddr {
