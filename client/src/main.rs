@@ -47,10 +47,11 @@ async fn run(options: &Options) -> Result<()> {
     tokio::spawn(obey(signals, sender));
 
     let report = move |event| match event {
+        Event::SignedIn => connlib_daemon::notify_status("signed in"),
         Event::Ready => {
             tracing::info!("ready");
             health.set_ready(true);
-            connlib_daemon::notify_ready();
+            connlib_daemon::notify_ready("signed in");
         }
         Event::Resources(resources) => {
             tracing::info!(count = resources.len(), "resources");
@@ -58,8 +59,8 @@ async fn run(options: &Options) -> Result<()> {
                 tracing::debug!(name = state.resource.name, status = ?state.status, "resource");
             }
         }
-        // What is connected goes on without the portal.
-        Event::PortalLost => {}
+        // What is connected goes on without the portal, and a start is over all the same: only time can help.
+        Event::PortalLost => connlib_daemon::notify_ready("the portal is away, trying again"),
         Event::Ended(stats) => tracing::debug!(?stats, "what the kernel did not take"),
     };
     client::run(settings, commands, report).await?;

@@ -60,6 +60,8 @@ pub struct Settings {
 /// Something that whoever started the session may want to know.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
+    /// The portal has let us in, for the first time or again.
+    SignedIn,
     /// The interface is set up: resources can be reached.
     Ready,
     /// The resources and how they are.
@@ -271,7 +273,10 @@ impl Session {
         report: &mut impl FnMut(Event),
     ) -> Result<(), SessionError> {
         match event {
-            PortalEvent::Connected => self.handle_joined(),
+            PortalEvent::Connected => {
+                self.handle_joined();
+                report(Event::SignedIn);
+            }
             PortalEvent::Message(message) => self.handle_message(message),
             PortalEvent::Disconnected { error, retry_in } => {
                 report(Event::PortalLost);

@@ -50,9 +50,13 @@ async fn run(options: &Options) -> Result<()> {
         Event::Ready => {
             tracing::info!("ready");
             health.set_ready(true);
-            connlib_daemon::notify_ready();
+            connlib_daemon::notify_ready("signed in");
         }
-        Event::PortalLost => health.set_ready(false),
+        // The start is over all the same: only time can help.
+        Event::PortalLost => {
+            health.set_ready(false);
+            connlib_daemon::notify_ready("the portal is away, trying again");
+        }
         Event::Ended(stats) => tracing::debug!(?stats, "what the kernel did not take"),
     };
     gateway::run(settings, commands, report).await?;

@@ -41,14 +41,19 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Tells systemd, if it started us, that we do our work now.
-pub fn notify_ready() {
-    notify(&[NotifyState::Ready]);
+/// Tells systemd, if it started us, that we have started, and how things stand: `systemctl status` shows it.
+pub fn notify_ready(status: &str) {
+    notify(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// Tells systemd, if it started us, how things stand.
+pub fn notify_status(status: &str) {
+    notify(&[NotifyState::Status(status)]);
 }
 
 /// Tells systemd, if it started us, that we are about to end.
 pub fn notify_stopping() {
-    notify(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
 }
 
 fn notify(states: &[NotifyState<'_>]) {

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use sd_notify::NotifyState;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -105,6 +106,7 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
         listeners.spawn_local(accept(listener, accepted.clone()));
     }
 
+    tell_service_manager(NotifyState::Ready);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
@@ -142,11 +144,19 @@ async fn serve(options: &Options) -> anyhow::Result<()> {
         }
     }
     tracing::info!("stopping");
+    tell_service_manager(NotifyState::Stopping);
     listeners.abort_all();
     portal.shut_down();
     let all_gone = async { while connections.join_next().await.is_some() {} };
     let _ = timeout(SHUTDOWN_TIMEOUT, all_gone).await;
     Ok(())
+}
+
+/// For `Type=notify` of systemd; nothing without it.
+fn tell_service_manager(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::debug!(%error, "cannot notify the service manager");
+    }
 }
 
 async fn accept(listener: TcpListener, accepted: mpsc::Sender<(TcpStream, SocketAddr)>) {

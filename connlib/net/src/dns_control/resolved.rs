@@ -85,6 +85,8 @@ impl Resolved {
         let failed = |message: String| Error::Resolvectl { command: command.to_owned(), message };
         let mut process = Command::new(&self.program);
         process.arg(command).args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+        // What it would tell the service manager is not for ours.
+        process.env_remove("NOTIFY_SOCKET");
         let output = match tokio::time::timeout(TIME_LIMIT, process.output()).await {
             Ok(Ok(output)) => output,
             Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
