@@ -39,6 +39,7 @@
 #![forbid(unsafe_code)]
 
 mod candidates;
+mod deadlines;
 mod demux;
 mod index;
 mod link;
@@ -46,10 +47,11 @@ mod node;
 mod output;
 mod send_queue;
 mod stun;
-mod timers;
+
 mod wireguard;
 
 pub use boringtun::x25519::{PublicKey, StaticSecret};
+pub use deadlines::Deadlines;
 pub use link::{IceCredentials, LinkConfig, Role};
 pub use node::{Datagram, Node, NodeConfig, Opened, SealError, Upsert};
 pub use output::{Event, Failure, Output, Path, PeerId, Transmit};

@@ -16,13 +16,13 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
 use crate::candidates::LocalCandidates;
+use crate::deadlines::Deadlines;
 use crate::demux::Demux;
 use crate::index::{IndexSequence, LinkIndex};
 use crate::link::{Fate, Link, LinkConfig, Received};
 use crate::output::{Event, Output, Path, PeerId, Transmit};
 use crate::send_queue::SendQueue;
 use crate::stun::{self, StunServers};
-use crate::timers::Timers;
 use crate::wireguard::clock;
 
 /// Handshake messages a second beyond which a sender has to prove its address by a cookie.
@@ -57,7 +57,7 @@ pub struct Node {
     links: Vec<Option<Link>>,
     by_peer: HashMap<PeerId, usize>,
     demux: Demux,
-    timers: Timers,
+    timers: Deadlines,
     hosts: Vec<SocketAddr>,
     locals: LocalCandidates,
     stun_servers: StunServers,
@@ -137,7 +137,7 @@ impl Node {
             links: Vec::new(),
             by_peer: HashMap::new(),
             demux: Demux::default(),
-            timers: Timers::default(),
+            timers: Deadlines::default(),
             hosts: Vec::new(),
             locals: LocalCandidates::default(),
             stun_servers: StunServers::default(),

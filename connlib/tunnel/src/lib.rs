@@ -69,7 +69,6 @@
 
 pub mod client;
 mod datagrams;
-mod deadlines;
 mod filter;
 mod flow_cache;
 mod gateway;

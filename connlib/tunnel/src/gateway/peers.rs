@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::authorization::AuthorizedClient;
 use super::peer::Peer;
-use crate::deadlines::Deadlines;
 use crate::ids::ClientId;
+use connlib_link::Deadlines;
 
 #[derive(Debug, Default)]
 pub(super) struct Peers {

@@ -5,14 +5,14 @@ use std::time::Instant;
 
 /// At most one deadline for each of many slots; the next one is known without looking at all of them.
 #[derive(Debug, Default)]
-pub(crate) struct Deadlines {
+pub struct Deadlines {
     by_slot: Vec<Option<Instant>>,
     ordered: BTreeSet<(Instant, usize)>,
 }
 
 impl Deadlines {
     /// Replaces the deadline of a slot.
-    pub(crate) fn set(&mut self, slot: usize, deadline: Option<Instant>) {
+    pub fn set(&mut self, slot: usize, deadline: Option<Instant>) {
         if slot >= self.by_slot.len() {
             self.by_slot.resize(slot + 1, None);
         }
@@ -29,12 +29,12 @@ impl Deadlines {
     }
 
     /// The earliest deadline.
-    pub(crate) fn next(&self) -> Option<Instant> {
+    pub fn next(&self) -> Option<Instant> {
         self.ordered.first().map(|(deadline, _)| *deadline)
     }
 
     /// A slot whose deadline has passed; it has none any more.
-    pub(crate) fn pop_due(&mut self, now: Instant) -> Option<usize> {
+    pub fn pop_due(&mut self, now: Instant) -> Option<usize> {
         let (_, slot) = *self.ordered.first().filter(|(deadline, _)| *deadline <= now)?;
         self.set(slot, None);
         Some(slot)
