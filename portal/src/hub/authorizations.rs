@@ -259,6 +259,8 @@ impl Authorizations {
         for key in &ended {
             self.revoke(world, *key);
         }
+        // Who has asked anew meanwhile waits for the answer to that.
+        ended.retain(|key| !self.pending.contains_key(key));
         ended
     }
 
@@ -391,7 +393,11 @@ impl Authorizations {
         let Some(live) = self.live.remove(&key) else { return };
         let (client, resource) = key;
         world.outbox.persist(Change::DeleteAuthorization { client, resource });
-        reject(world, live.record.gateway, key);
+        let gateway = live.record.gateway;
+        // A gateway that has been asked anew has replaced the old one already: this would end the new one.
+        if self.pending.get(&key).is_none_or(|pending| pending.record.gateway != gateway) {
+            reject(world, gateway, key);
+        }
     }
 }
 

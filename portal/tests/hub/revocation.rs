@@ -214,6 +214,29 @@ fn a_session_that_is_too_long_ends_and_the_client_asks_anew() {
     lab.authorize(client, gateway, "net");
 }
 
+/// Gateways look at their own clocks: one that is a blink ahead sends its client away, which asks anew before the session
+/// has ended here. Taking back the old session must not take the new one along.
+#[test]
+fn a_client_that_asks_anew_as_its_session_ends_keeps_the_new_one() {
+    let text = POLICY.replace(
+        "resources = [\"net\", \"web\"]",
+        "resources = [\"net\", \"web\"]\nmax_session = \"1h\"",
+    );
+    let mut lab = Lab::new(&text);
+    let (gateway, _) = lab.gateway("gw-1", key(1));
+    let (client, _) = lab.client("alice", key(2));
+    lab.authorize(client, gateway, "net");
+    lab.wait(Duration::from_secs(3_599));
+    lab.request(client, "net");
+    let create = lab.hear(gateway, "create_authorization");
+    lab.wait(Duration::from_secs(1));
+    lab.hear_nothing(gateway);
+    lab.hear_nothing(client);
+    lab.say(gateway, "gateway", "authorization_created", json!({ "ref": create["ref"] }));
+    lab.hear(client, "authorization_created");
+    assert_eq!(lab.store.authorizations().unwrap().len(), 1);
+}
+
 #[test]
 fn an_expired_token_ends_the_session_and_what_it_was_authorized_for() {
     let mut lab = Lab::new(POLICY);
