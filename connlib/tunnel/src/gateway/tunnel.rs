@@ -100,7 +100,7 @@ impl GatewayTunnel {
         }
         self.peers.settle(slot);
         self.forget_decisions();
-        tracing::info!(client = %client.id, resource = %resource.id, "authorized");
+        tracing::debug!(client = %client.id, resource = %resource.id, "authorized");
         Ok(())
     }
 
@@ -109,7 +109,7 @@ impl GatewayTunnel {
         let Some(slot) = self.peers.slot(client) else { return };
         let Some(peer) = self.peers.get_mut(slot) else { return };
         if peer.policy.remove(resource) {
-            tracing::info!(%client, %resource, "authorization taken back");
+            tracing::debug!(%client, %resource, "authorization taken back");
             self.handle_policy_change(slot, now);
         }
     }
@@ -476,7 +476,7 @@ impl GatewayTunnel {
         }
         self.peers.settle(slot);
         self.forget_decisions();
-        tracing::info!(%client, %reason, "forgot a client");
+        tracing::debug!(%client, %reason, "forgot a client");
     }
 
     fn say_goodbye(&mut self, slot: usize, now: Instant) {
