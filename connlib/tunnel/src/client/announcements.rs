@@ -3,7 +3,7 @@
 //! A gateway can only translate packets to proxy addresses once it has confirmed an `AssignedIps`; until then packets
 //! wait here. Messages are repeated by a timer of their own, and given up in the end.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ const HOLD_OFF: Duration = Duration::from_secs(2);
 const REFRESH: Duration = Duration::from_secs(30);
 
 /// One name of one resource at one gateway.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     pub(super) gateway: GatewayId,
     pub(super) resource: ResourceId,
@@ -41,7 +41,9 @@ pub(super) struct Key {
 /// What gateways have been told.
 #[derive(Debug, Default)]
 pub(super) struct Announcements {
-    by_key: HashMap<Key, Announcement>,
+    by_key: BTreeMap<Key, Announcement>,
+    /// INVARIANT: one entry for each phase that has a deadline.
+    due: BTreeSet<(Instant, Key)>,
 }
 
 #[derive(Debug)]
@@ -106,15 +108,17 @@ impl Announcements {
                 Phase::Pending { .. } => return Announced::Wait(None),
                 Phase::Failed { at } if now < *at + HOLD_OFF => return Announced::Refused,
                 Phase::Failed { .. } => {
-                    known.phase = Phase::pending(now, false);
-                    return Announced::Wait(Some(known.frame.clone()));
+                    let frame = known.frame.clone();
+                    self.enter(key, Phase::pending(now, false));
+                    return Announced::Wait(Some(frame));
                 }
             }
         }
         let Some(frame) = encode(key, addresses()) else { return Announced::Refused };
         self.make_room();
-        let phase = Phase::pending(now, false);
+        let phase = Phase::Failed { at: now };
         self.by_key.insert(key.clone(), Announcement { frame: frame.clone(), phase, used_at: now });
+        self.enter(key, Phase::pending(now, false));
         Announced::Wait(Some(frame))
     }
 
@@ -131,8 +135,9 @@ impl Announcements {
         if now < since + pause {
             return None;
         }
-        known.phase = Phase::pending(now, is_refresh);
-        Some(known.frame.clone())
+        let frame = known.frame.clone();
+        self.enter(key, Phase::pending(now, is_refresh));
+        Some(frame)
     }
 
     /// Keeps a packet until the gateway has confirmed.
@@ -149,50 +154,48 @@ impl Announcements {
 
     /// The gateway has confirmed, or refused. Returns the packets that waited.
     pub(super) fn confirm(&mut self, key: &Key, is_active: bool, now: Instant) -> Vec<Vec<u8>> {
-        let Some(known) = self.by_key.get_mut(key) else { return Vec::new() };
         let phase =
             if is_active { Phase::Active { since: now } } else { Phase::Failed { at: now } };
-        match std::mem::replace(&mut known.phase, phase) {
-            Phase::Pending { packets, .. } => packets.into(),
-            Phase::Active { .. } | Phase::Failed { .. } => Vec::new(),
+        match self.enter(key, phase) {
+            Some(Phase::Pending { packets, .. }) => packets.into(),
+            Some(Phase::Active { .. } | Phase::Failed { .. }) | None => Vec::new(),
         }
     }
 
     /// The gateway has lost what it knew, or it is another one: everything is announced anew. Packets that wait go on
     /// waiting.
     pub(super) fn restart_gateway(&mut self, gateway: GatewayId, now: Instant) {
-        let of_gateway = self.by_key.iter_mut().filter(|(key, _)| key.gateway == gateway);
-        for (_, known) in of_gateway {
-            match &mut known.phase {
-                Phase::Pending { since, retry_at, backoff, is_refresh, .. } => {
-                    (*since, *retry_at, *backoff, *is_refresh) = (now, now, FIRST_RETRY, false);
-                }
-                phase => {
-                    let mut pending = Phase::pending(now, false);
-                    if let Phase::Pending { retry_at, .. } = &mut pending {
-                        *retry_at = now;
-                    }
-                    *phase = pending;
-                }
+        for key in self.of(gateway) {
+            let mut pending = Phase::pending(now, false);
+            let Phase::Pending { retry_at, packets, .. } = &mut pending else { continue };
+            *retry_at = now;
+            if let Some(Phase::Pending { packets: waiting, .. }) = self.phase_mut(&key) {
+                *packets = std::mem::take(waiting);
             }
+            self.enter(&key, pending);
         }
     }
 
     /// There is a path now: what is not confirmed is sent at once.
     pub(super) fn hurry(&mut self, gateway: GatewayId, now: Instant) {
-        for (_, known) in self.by_key.iter_mut().filter(|(key, _)| key.gateway == gateway) {
-            if let Phase::Pending { retry_at, backoff, .. } = &mut known.phase {
-                (*retry_at, *backoff) = (now, FIRST_RETRY);
+        for key in self.of(gateway) {
+            if let Some(Phase::Pending { since, packets, is_refresh, .. }) = self.phase_mut(&key) {
+                let (since, is_refresh) = (*since, *is_refresh);
+                let packets = std::mem::take(packets);
+                let (retry_at, backoff) = (now, FIRST_RETRY);
+                let hurried = Phase::Pending { since, retry_at, backoff, packets, is_refresh };
+                self.enter(&key, hurried);
             }
         }
     }
 
     pub(super) fn forget(&mut self, mut is_void: impl FnMut(&Key) -> bool) {
         self.by_key.retain(|key, _| !is_void(key));
+        self.due.retain(|(_, key)| self.by_key.contains_key(key));
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        self.by_key.values().filter_map(|known| known.phase.deadline()).min()
+        self.due.first().map(|(at, _)| *at)
     }
 
     /// What is due; to be called until there is nothing. `is_connected`: whether messages reach a gateway now.
@@ -202,31 +205,50 @@ impl Announcements {
         is_connected: impl Fn(GatewayId) -> bool,
     ) -> Option<Due> {
         loop {
-            let (key, known) = self
-                .by_key
-                .iter_mut()
-                .find(|(_, known)| known.phase.deadline().is_some_and(|at| at <= now))?;
-            let Phase::Pending { since, retry_at, backoff, packets, is_refresh } = &mut known.phase
+            let (_, key) = self.due.first().filter(|(at, _)| *at <= now).cloned()?;
+            let Some(Phase::Pending { since, backoff, packets, is_refresh, .. }) =
+                self.phase_mut(&key)
             else {
                 return None;
             };
-            if now >= *since + GIVE_UP {
-                let packets = std::mem::take(packets).into();
-                known.phase = if *is_refresh {
-                    // What was confirmed once still holds.
-                    Phase::Active { since: now }
-                } else {
-                    Phase::Failed { at: now }
-                };
-                return Some(Due::GaveUp(packets));
+            let (since, is_refresh) = (*since, *is_refresh);
+            let backoff = (*backoff * 2).min(MAX_RETRY);
+            let packets = std::mem::take(packets);
+            if now >= since + GIVE_UP {
+                // What was confirmed once still holds.
+                let holds = Phase::Active { since: now };
+                self.enter(&key, if is_refresh { holds } else { Phase::Failed { at: now } });
+                return Some(Due::GaveUp(packets.into()));
             }
-            *backoff = (*backoff * 2).min(MAX_RETRY);
-            *retry_at = now + *backoff;
+            let retry_at = now + backoff;
+            self.enter(&key, Phase::Pending { since, retry_at, backoff, packets, is_refresh });
             // Before there is a path, the first message waits in the link already.
             if is_connected(key.gateway) {
-                return Some(Due::Send(key.gateway, known.frame.clone()));
+                let frame = self.by_key.get(&key)?.frame.clone();
+                return Some(Due::Send(key.gateway, frame));
             }
         }
+    }
+
+    /// Replaces a phase, and notes its deadline. Returns the one before.
+    fn enter(&mut self, key: &Key, phase: Phase) -> Option<Phase> {
+        let known = self.by_key.get_mut(key)?;
+        if let Some(at) = known.phase.deadline() {
+            self.due.remove(&(at, key.clone()));
+        }
+        if let Some(at) = phase.deadline() {
+            self.due.insert((at, key.clone()));
+        }
+        Some(std::mem::replace(&mut known.phase, phase))
+    }
+
+    /// Not to be used to change a deadline.
+    fn phase_mut(&mut self, key: &Key) -> Option<&mut Phase> {
+        self.by_key.get_mut(key).map(|known| &mut known.phase)
+    }
+
+    fn of(&self, gateway: GatewayId) -> Vec<Key> {
+        self.by_key.keys().filter(|key| key.gateway == gateway).cloned().collect()
     }
 
     fn make_room(&mut self) {
@@ -235,7 +257,7 @@ impl Announcements {
         }
         let oldest = self.by_key.iter().min_by_key(|(_, known)| known.used_at);
         if let Some(key) = oldest.map(|(key, _)| key.clone()) {
-            self.by_key.remove(&key);
+            self.forget(|other| *other == key);
         }
     }
 }

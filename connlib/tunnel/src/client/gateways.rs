@@ -1,6 +1,6 @@
 //! The gateways that give access to something.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use connlib_link::PeerId;
@@ -38,7 +38,7 @@ impl Gateway {
 /// The gateways with a link, connected or not.
 #[derive(Debug, Default)]
 pub(super) struct Gateways {
-    by_id: HashMap<GatewayId, Known>,
+    by_id: BTreeMap<GatewayId, Known>,
     by_address: HashMap<IpAddr, GatewayId>,
     slots: usize,
     /// Most packets come from the gateway that the one before came from.
