@@ -18,7 +18,7 @@ pub(crate) fn cargo() -> Command {
 /// Runs a command with its output on ours; an error if it fails.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let line = line(command);
-    println!("  $ {line}");
+    eprintln!("  $ {line}");
     let status = command.status().with_context(|| format!("cannot start `{line}`"))?;
     ensure!(status.success(), "`{line}` failed with {status}");
     Ok(())

@@ -54,7 +54,7 @@ pub(crate) fn ensure_present(needs: &[Need]) -> Result<()> {
         "some of the system's packages are missing; please run: sudo apt-get install {names}"
     );
 
-    println!("installing with apt-get: {names}");
+    eprintln!("installing with apt-get: {names}");
     // A list that is out of date or not there yet is the usual reason for a failure.
     if apt_get(&["install"], &packages).is_err() {
         apt_get(&["update"], &[])?;
