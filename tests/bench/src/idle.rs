@@ -15,9 +15,6 @@ use crate::{
 const MAX_RSS_MIB: f64 = 15.0;
 const MAX_WAKE_UPS_PER_S: f64 = 1.0;
 
-/// After the ping that connects the two. What follows it at once is not idling yet.
-const PAUSE: Duration = Duration::from_secs(5);
-
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Print one JSON object a line instead of a table
@@ -29,6 +26,9 @@ pub(crate) struct Arguments {
     /// How long to watch
     #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
+    /// How long to wait before, after the ping that connects the two
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    settle: u32,
     /// Fail if a program needs 15 MiB or more, or wakes up once a second or more
     #[arg(long)]
     check: bool,
@@ -81,7 +81,7 @@ fn measure(lab: &connlib_e2e::Lab, arguments: &Arguments) -> Result<Vec<Row>> {
         .collect();
     ensure!(!programs.is_empty(), "there are connlib-client and connlib-gateway");
 
-    thread::sleep(PAUSE);
+    thread::sleep(Duration::from_secs(arguments.settle.into()));
     let before = programs.iter().map(|(_, id)| Look::at(*id)).collect::<Result<Vec<_>>>()?;
     eprintln!("watching for {} s", arguments.seconds);
     thread::sleep(Duration::from_secs(arguments.seconds.into()));
