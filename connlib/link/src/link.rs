@@ -38,7 +38,7 @@ const DISCONNECTED_GRACE: Duration = Duration::from_secs(2);
 const OFFLINE_GRACE: Duration = Duration::from_secs(60);
 
 /// Without packets for so long, the path is checked at leisure.
-const IDLE_AFTER: Duration = Duration::from_secs(20);
+const IDLE_AFTER: Duration = Duration::from_secs(10);
 
 /// How long the path that the peer last used outranks what ICE says, at the controlled end.
 const AUTHENTICATED_PATH_LIFETIME: Duration = Duration::from_secs(5);

@@ -73,8 +73,8 @@ impl Routes {
 
     /// The networks of all CIDR resources.
     pub(super) fn networks(&self) -> impl Iterator<Item = IpNet> {
-        let v4 = self.v4.keys().map(IpNet::V4);
-        v4.chain(self.v6.keys().map(IpNet::V6))
+        let v4 = self.v4.keys().copied().map(IpNet::V4);
+        v4.chain(self.v6.keys().copied().map(IpNet::V6))
     }
 
     pub(super) fn has_internet(&self) -> bool {
