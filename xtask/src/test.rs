@@ -43,8 +43,12 @@ enum Part {
 /// Crates whose tests are parts of their own.
 const SIMULATION: &str = "connlib-sim";
 const NAMESPACES: &str = "connlib-e2e";
-/// Optimized, because the tests move data; see the profile in `Cargo.toml`.
-const NAMESPACES_PROFILE: &str = "e2e";
+/// Optimized, because the tests move data; the demo builds the same.
+const NAMESPACES_PROFILE: &str = "release";
+
+/// What may be built by one command. The simulation builds WireGuard with a clock that is not real, and features unify.
+const BUILT_TOGETHER: [&[&str]; 2] =
+    [&["--workspace", "--exclude", SIMULATION], &["--package", SIMULATION]];
 
 /// Runs the parts one after the other; success is success of all.
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
@@ -87,17 +91,20 @@ impl Part {
             Self::Lints => {
                 ensure_component("clippy", "clippy")?;
                 packages::ensure_present(&[packages::COMPILER])?;
-                cargo::run(cargo().args([
-                    "clippy",
-                    "--workspace",
-                    "--all-targets",
-                    "--",
-                    "-Dwarnings",
-                ]))
+                for packages in BUILT_TOGETHER {
+                    let lint = ["--all-targets", "--", "-Dwarnings"];
+                    cargo::run(cargo().arg("clippy").args(packages).args(lint))?;
+                }
+                Ok(())
             }
-            Self::Docs => cargo::run(
-                cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-Dwarnings"),
-            ),
+            Self::Docs => {
+                for packages in BUILT_TOGETHER {
+                    let mut document = cargo();
+                    document.args(["doc", "--no-deps"]).args(packages);
+                    cargo::run(document.env("RUSTDOCFLAGS", "-Dwarnings"))?;
+                }
+                Ok(())
+            }
             Self::Unit => {
                 packages::ensure_present(&[packages::COMPILER, packages::CERTIFICATES])?;
                 // Some of them make a namespace to try system calls in.
@@ -105,7 +112,6 @@ impl Part {
                 let exclude = ["--exclude", SIMULATION, "--exclude", NAMESPACES];
                 cargo::run(cargo().args(["test", "--workspace"]).args(exclude))
             }
-            // Alone: it builds WireGuard with a clock that is not real, and features unify.
             Self::Simulation => cargo::run(cargo().args(["test", "--package", SIMULATION])),
             Self::Namespaces => namespaces(),
             Self::Dependencies => dependencies(),
