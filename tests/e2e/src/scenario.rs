@@ -22,6 +22,8 @@ use crate::{
 pub mod event {
     /// Gateway and client: the portal has accepted the token and sent its first message.
     pub const SIGNED_IN: &str = "signed in";
+    /// Gateway and client: what the portal said about the interface is set up.
+    pub const READY: &str = "ready";
     /// Client: a packet or a query wants a resource, and the portal is asked.
     pub const AUTHORIZATION_REQUESTED: &str = "authorization requested";
     /// Gateway and client: a resource may be used. Fields: `resource`.
@@ -129,7 +131,7 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// Starts all three and waits until both ends have signed in.
+    /// Starts all three and waits until both ends are ready.
     pub fn start(setup: Setup) -> Result<Self> {
         let mut scenario = Self::prepare(Lab::new()?, setup)?;
         scenario.start_portal()?;
@@ -186,22 +188,26 @@ impl Scenario {
         Ok(process)
     }
 
-    /// Starts the gateway and waits until it has signed in.
+    /// Starts the gateway and waits until its interface is set up.
     pub fn start_gateway(&mut self) -> Result<&mut Process> {
-        let process = self.member(&self.network.gateway, "gateway", "gateway")?;
-        let process =
-            process.args(["--health-listen", "127.0.0.1:8081"]).spawn_watched("gateway")?;
+        let process = self.spawn_gateway(&self.network.gateway, "gateway")?;
         let process = self.gateway.insert(process);
-        process.wait_for(event::SIGNED_IN, DEADLINE)?;
+        process.wait_for(event::READY, DEADLINE)?;
         Ok(process)
     }
 
-    /// Starts the client and waits until it has signed in.
+    /// Starts the client and waits until its interface and DNS are set up.
     pub fn start_client(&mut self) -> Result<&mut Process> {
         let process = self.spawn_client(&self.network.client, "client")?;
         let process = self.client.insert(process);
-        process.wait_for(event::SIGNED_IN, DEADLINE)?;
+        process.wait_for(event::READY, DEADLINE)?;
         Ok(process)
+    }
+
+    /// Starts a gateway at `at` that signs in as `name`, which the policy must know.
+    pub fn spawn_gateway(&self, at: &Namespace, name: &str) -> Result<Process> {
+        let command = self.member(at, "gateway", name)?;
+        command.args(["--health-listen", "127.0.0.1:8081"]).spawn_watched(name)
     }
 
     /// Starts a client at `at` that signs in as `name`, which the policy must know.

@@ -103,7 +103,8 @@ impl ConnectionError {
             Self::Closed(Closed::SessionEnded { reason })
                 if reason == Disconnect::TOKEN_EXPIRED =>
             {
-                Ok(FatalError::SignInRequired { detail: "the token has expired".to_owned() })
+                let detail = "the token has expired or was revoked".to_owned();
+                Ok(FatalError::SignInRequired { detail })
             }
             Self::Closed(Closed::JoinRefused { reason }) => Ok(FatalError::JoinRefused { reason }),
             other => Err(other),
