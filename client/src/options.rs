@@ -20,8 +20,8 @@ use connlib_portal_api::Secret;
 /// The token is read from the file of --token-file, from a systemd credential named `connlib-client-token`, from the
 /// environment (CONNLIB_TOKEN) or from /etc/connlib/client-token, in this order; never from the command line.
 ///
-/// Exit status: 0 after SIGTERM or SIGINT, 77 if the token is not accepted (a new one is needed), 78 if the configuration
-/// or the machine does not allow a start, 1 otherwise. SIGHUP makes new sockets and calls the portal at once.
+/// Exit status: 0 after SIGTERM or SIGINT, 2 if the command line is wrong, 77 if the token is not accepted (a new one is
+/// needed), 78 if the settings or the machine do not allow a start, 1 otherwise. SIGHUP makes new sockets and calls the portal at once.
 #[derive(Debug, Parser)]
 #[command(version, name = "connlib-client")]
 pub(crate) struct Options {

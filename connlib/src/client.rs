@@ -28,7 +28,7 @@ use crate::convert;
 use crate::dns::{Answer, Carrier};
 use crate::gateway::{datagrams, host_addresses, shown};
 use crate::io::{Io, IoStats, PacketTunnel};
-use crate::logged::Logged;
+use crate::logged::{Chain, Logged};
 use crate::portal::{PortalSettings, socket_options};
 use crate::timer::Timer;
 
@@ -280,7 +280,7 @@ impl Session {
             PortalEvent::Message(message) => self.handle_message(message),
             PortalEvent::Disconnected { error, retry_in } => {
                 report(Event::PortalLost);
-                tracing::info!(%error, ?retry_in, "portal is away");
+                tracing::info!(error = %Chain(&error), ?retry_in, "portal is away");
             }
             PortalEvent::Fatal(error) => return Err(error.into()),
         }

@@ -55,10 +55,10 @@ pub enum SessionError {
     #[error(transparent)]
     DnsControl(#[from] dns_control::Error),
     /// The operating system gives no random numbers.
-    #[error("the operating system gives no random numbers: {0}")]
-    Random(getrandom::Error),
+    #[error("the operating system gives no random numbers")]
+    Random(#[source] getrandom::Error),
     /// The TUN device or the event loop failed.
-    #[error("{context}: {source}")]
+    #[error("{context}")]
     Io {
         /// What was attempted.
         context: &'static str,
@@ -81,6 +81,18 @@ impl SessionError {
     /// Whether only a new token helps.
     pub fn requires_sign_in(&self) -> bool {
         matches!(self, Self::Portal(error) if error.requires_sign_in())
+    }
+
+    /// Whether it will happen again until somebody changes the settings or the machine.
+    pub fn requires_administrator(&self) -> bool {
+        use dns_control::Error::{NoBackup, NoResolvectl, Symlink};
+        match self {
+            Self::Config(_) | Self::Tun(_) | Self::Nat(_) | Self::Forwarding(_) => true,
+            Self::DnsControl(error) => {
+                matches!(error, NoResolvectl | Symlink { .. } | NoBackup { .. })
+            }
+            _ => false,
+        }
     }
 }
 

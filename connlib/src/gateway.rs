@@ -23,7 +23,7 @@ use crate::command::{Command, Commands, SessionError, seed};
 use crate::convert;
 use crate::gateway_dns::DnsServer;
 use crate::io::{Io, IoStats, PacketTunnel};
-use crate::logged::Logged;
+use crate::logged::{Chain, Logged};
 use crate::portal::{PortalSettings, socket_options};
 use crate::resolve::{Names, Resolved};
 use crate::timer::Timer;
@@ -235,7 +235,7 @@ impl Session {
             PortalEvent::Message(message) => self.handle_message(&message),
             PortalEvent::Disconnected { error, retry_in } => {
                 report(Event::PortalLost);
-                tracing::info!(%error, ?retry_in, "portal is away");
+                tracing::info!(error = %Chain(&error), ?retry_in, "portal is away");
             }
             PortalEvent::Fatal(error) => return Err(error.into()),
         }

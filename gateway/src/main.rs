@@ -5,11 +5,11 @@ mod options;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Context;
 use clap::Parser;
 use connlib::gateway::{self, Event};
 use connlib::{Command, SessionError};
-use connlib_daemon::{Exit, Health, HealthServer, Signal, Signals, check_network_admin};
+use connlib_daemon::{Exit, Failure, Health, HealthServer, Signal, Signals, check_network_admin};
 use tokio::sync::mpsc::Sender;
 
 use crate::options::Options;
@@ -23,23 +23,25 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime
         .context("cannot start the event loop")
+        .map_err(Failure::from)
         .and_then(|runtime| runtime.block_on(run(&options)));
     match result {
-        Ok(()) => Exit::Ok.into(),
-        Err(error) => {
+        Ok(()) => Exit::Asked.into(),
+        Err(Failure { exit, error }) => {
             tracing::error!("{error:#}");
-            exit_for(&error).into()
+            exit.into()
         }
     }
 }
 
-async fn run(options: &Options) -> Result<()> {
+async fn run(options: &Options) -> Result<(), Failure> {
     // What is wrong with the machine or the configuration shows before anything is touched.
-    let settings = options.settings().context(Exit::Unusable)?;
-    check_network_admin().context(Exit::Unusable)?;
+    let settings = options.settings().map_err(Failure::unusable)?;
+    check_network_admin().map_err(Failure::unusable)?;
     let health = Health::default();
     if let Some(address) = options.health_listen {
-        let server = HealthServer::bind(address, health.clone()).await.context(Exit::Unusable)?;
+        let server =
+            HealthServer::bind(address, health.clone()).await.map_err(Failure::unusable)?;
         tokio::spawn(server.serve());
     }
     let (sender, commands) = connlib::commands();
@@ -59,8 +61,7 @@ async fn run(options: &Options) -> Result<()> {
         }
         Event::Ended(stats) => tracing::debug!(?stats, "what the kernel did not take"),
     };
-    gateway::run(settings, commands, report).await?;
-    Ok(())
+    gateway::run(settings, commands, report).await.map_err(failure)
 }
 
 async fn obey(mut signals: Signals, commands: Sender<Command>) {
@@ -78,13 +79,13 @@ async fn obey(mut signals: Signals, commands: Sender<Command>) {
     }
 }
 
-fn exit_for(error: &anyhow::Error) -> Exit {
-    if let Some(exit) = error.downcast_ref::<Exit>() {
-        return *exit;
-    }
-    match error.downcast_ref::<SessionError>() {
-        Some(error) if error.requires_sign_in() => Exit::SignInRequired,
-        Some(SessionError::Config(_) | SessionError::Tun(_)) => Exit::Unusable,
-        _ => Exit::Failure,
-    }
+fn failure(error: SessionError) -> Failure {
+    let exit = if error.requires_sign_in() {
+        Exit::SignInRequired
+    } else if error.requires_administrator() {
+        Exit::Unusable
+    } else {
+        Exit::Failure
+    };
+    Failure { exit, error: error.into() }
 }

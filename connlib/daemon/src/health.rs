@@ -61,7 +61,7 @@ impl HealthServer {
     /// Binds the address.
     pub async fn bind(address: SocketAddr, health: Health) -> Result<Self> {
         let listener = TcpListener::bind(address).await.with_context(|| {
-            format!("cannot listen on {address} for health checks; --health-listen names another")
+            format!("cannot listen on {address} for health checks, choose another --health-listen")
         })?;
         Ok(Self { listener, health })
     }

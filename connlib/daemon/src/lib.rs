@@ -14,5 +14,5 @@ pub use identity::{device_name, external_id};
 pub use logs::{LogFormat, init_logs};
 pub use privileges::check_network_admin;
 pub use signals::{Signal, Signals};
-pub use status::{Exit, notify_ready, notify_status, notify_stopping};
+pub use status::{Exit, Failure, notify_ready, notify_status, notify_stopping};
 pub use token::{Token, TokenSource};

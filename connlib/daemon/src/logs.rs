@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
@@ -24,9 +24,9 @@ const QUIET_LIBRARIES: &str = "boringtun=off,is=error,str0m_proto=error,quinn_ud
 /// Starts logging. `filter` is a list of directives like `info,connlib=debug`; it wins over the defaults for noisy
 /// libraries where it names them.
 pub fn init_logs(format: LogFormat, filter: &str) -> Result<()> {
-    let filter = EnvFilter::try_new(format!("{QUIET_LIBRARIES},{filter}")).with_context(|| {
-        format!("log filter {filter:?} is malformed; it looks like `info,connlib_link=debug`")
-    })?;
+    let Ok(filter) = EnvFilter::try_new(format!("{QUIET_LIBRARIES},{filter}")) else {
+        bail!("the log filter {filter:?} is malformed: write it like `info,connlib_link=debug`");
+    };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match format {
         LogFormat::Human => builder.with_ansi(io::stderr().is_terminal()).init(),

@@ -1,6 +1,5 @@
 //! What the service manager learns of us.
 
-use std::fmt;
 use std::process::ExitCode;
 
 use sd_notify::NotifyState;
@@ -9,7 +8,7 @@ use sd_notify::NotifyState;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// It was asked to end.
-    Ok,
+    Asked,
     /// Something failed; the log's last line says what. A restart may help.
     Failure,
     /// The token is unknown, expired or revoked: a restart cannot help, a new token does.
@@ -18,26 +17,37 @@ pub enum Exit {
     Unusable,
 }
 
-impl fmt::Display for Exit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ok => "done",
-            Self::Failure => "failed",
-            Self::SignInRequired => "a new token is needed",
-            Self::Unusable => "cannot start",
-        })
-    }
-}
-
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         // 77 and 78 as in sysexits.h: EX_NOPERM and EX_CONFIG.
         Self::from(match exit {
-            Exit::Ok => 0,
+            Exit::Asked => 0,
             Exit::Failure => 1,
             Exit::SignInRequired => 77,
             Exit::Unusable => 78,
         })
+    }
+}
+
+/// Why a binary ends without having been asked to.
+#[derive(Debug)]
+pub struct Failure {
+    /// What its exit status says.
+    pub exit: Exit,
+    /// What its last words say: what is wrong, and what to do about it.
+    pub error: anyhow::Error,
+}
+
+impl Failure {
+    /// The configuration or the machine does not allow a start.
+    pub fn unusable(error: anyhow::Error) -> Self {
+        Self { exit: Exit::Unusable, error }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self { exit: Exit::Failure, error }
     }
 }
 

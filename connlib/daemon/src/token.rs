@@ -54,8 +54,9 @@ impl TokenSource {
                 return read(&file, Guard::Nobody);
             }
         }
-        if let Ok(token) = std::env::var(self.variable) {
-            return parse(&token).with_context(|| format!("in the environment: {}", self.variable));
+        if let Some(token) = std::env::var_os(self.variable) {
+            let shown = format!("{} in the environment", self.variable);
+            return parse(token.as_encoded_bytes(), &shown);
         }
         if self.default_file.exists() {
             return read(&self.default_file, Guard::OwnerOnly);
@@ -77,18 +78,21 @@ enum Guard {
 }
 
 fn read(path: &Path, guard: Guard) -> Result<Token> {
-    let shown = path.display();
-    let file = File::open(path).with_context(|| format!("token file {shown} cannot be opened"))?;
-    let metadata = file.metadata().with_context(|| format!("token file {shown}"))?;
-    ensure!(metadata.is_file(), "token file {shown} is not a regular file");
+    let shown = format!("token file {}", path.display());
+    let file = File::open(path).with_context(|| {
+        let us = nix::unistd::geteuid();
+        format!("{shown} cannot be opened: put the token there, readable for user {us} alone")
+    })?;
+    let metadata = file.metadata().with_context(|| shown.clone())?;
+    ensure!(metadata.is_file(), "{shown} is not a regular file");
     if guard == Guard::OwnerOnly {
         check_permissions(&metadata, path)?;
     }
-    let mut text = String::new();
+    let mut text = Vec::new();
     file.take(MAX_LEN + 1)
-        .read_to_string(&mut text)
-        .with_context(|| format!("token file {shown} cannot be read as text"))?;
-    parse(&text).with_context(|| format!("token file {shown}"))
+        .read_to_end(&mut text)
+        .with_context(|| format!("{shown} cannot be read"))?;
+    parse(&text, &shown)
 }
 
 fn check_permissions(metadata: &fs::Metadata, path: &Path) -> Result<()> {
@@ -108,12 +112,17 @@ fn check_permissions(metadata: &fs::Metadata, path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn parse(text: &str) -> Result<Token> {
-    ensure!(text.len() as u64 <= MAX_LEN, "is longer than any token");
-    let token: String = text.split_whitespace().collect();
-    ensure!(!token.is_empty(), "is empty");
-    ensure!(token.bytes().all(|b| b.is_ascii_graphic()), "has characters that no token has");
-    Ok(Token(token))
+/// `shown` says where the text is from.
+fn parse(text: &[u8], shown: &str) -> Result<Token> {
+    let hint = "put the line there that the portal showed when the token was made";
+    ensure!(text.len() as u64 <= MAX_LEN, "{shown} is longer than any token: {hint}");
+    let token: Vec<u8> = text.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
+    ensure!(!token.is_empty(), "{shown} is empty: {hint}");
+    let token = String::from_utf8(token).ok();
+    match token.filter(|token| token.bytes().all(|b| b.is_ascii_graphic())) {
+        Some(token) => Ok(Token(token)),
+        None => bail!("{shown} has characters that no token has: {hint}"),
+    }
 }
 
 #[cfg(test)]
@@ -153,14 +162,21 @@ mod tests {
 
     #[test]
     fn what_is_no_token_is_refused() {
-        for text in [&b""[..], b" \n", b"\xff\xfe", b"a\x01b", &[b'a'; 20_000]] {
+        for (text, problem) in [
+            (&b""[..], "is empty"),
+            (b" \n", "is empty"),
+            (b"\xff\xfe", "characters"),
+            (b"a\x01b", "characters"),
+            (&[b'a'; 20_000], "longer"),
+        ] {
             let (_dir, file) = written(text, 0o600);
-            assert!(source(&file).load().is_err());
+            let error = source(&file).load().unwrap_err().to_string();
+            assert!(error.contains(problem) && error.contains("the portal showed"), "{error}");
         }
     }
 
     #[test]
     fn a_token_is_not_shown() {
-        assert_eq!(format!("{:?}", parse("secret").unwrap()), "Token(..)");
+        assert_eq!(format!("{:?}", parse(b"secret", "x").unwrap()), "Token(..)");
     }
 }

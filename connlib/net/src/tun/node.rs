@@ -62,6 +62,8 @@ pub(super) fn attach(file: &File, name: &str) -> Result<(), TunError> {
     Err(match error.raw_os_error() {
         Some(libc::EBUSY) => TunError::Busy { name: name.to_owned() },
         Some(libc::EINVAL) => TunError::OtherKind { name: name.to_owned() },
+        // Something else lies there.
+        Some(libc::ENOTTY) => TunError::NoDriver(error),
         _ => TunError::at("make the interface")(error),
     })
 }
