@@ -16,8 +16,10 @@ const HEADER: usize = 20;
 
 /// Keeps the NAT's mapping alive; routers forget after 30 s at the earliest (RFC 4787 REQ-5 demands 2 minutes).
 const REFRESH: Duration = Duration::from_secs(25);
-/// A refresh that is due so soon is done when something else has woken us anyway.
+/// A refresh is done when something else wakes us, from so long before it is due until so long after it: hardly ever
+/// is there a need to wake for it alone.
 const EARLY: Duration = Duration::from_secs(20);
+const LATE: Duration = Duration::from_secs(4);
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// A server that does not answer is asked again so often, for as long as it is configured.
 const MAX_RETRY: Duration = Duration::from_secs(60);
@@ -138,7 +140,7 @@ impl StunServers {
 
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let reachable = self.servers.iter().filter(|server| self.families.has(server.address));
-        reachable.map(|server| server.ask_at).min()
+        reachable.map(Server::deadline).min()
     }
 
     pub(crate) fn handle_timeout(
@@ -169,9 +171,17 @@ impl Families {
 
 impl Server {
     fn is_due(&self, now: Instant) -> bool {
-        // While it does not answer, it is asked at its own pace.
-        let is_refresh = self.mapping.is_some() && self.backoff == FIRST_RETRY;
-        self.ask_at <= if is_refresh { now + EARLY } else { now }
+        self.ask_at <= if self.is_refresh() { now + EARLY } else { now }
+    }
+
+    /// When it is asked if nothing else wakes us.
+    fn deadline(&self) -> Instant {
+        if self.is_refresh() { self.ask_at + LATE } else { self.ask_at }
+    }
+
+    /// While it does not answer, it is asked at its own pace.
+    fn is_refresh(&self) -> bool {
+        self.mapping.is_some() && self.backoff == FIRST_RETRY
     }
 }
 
@@ -264,7 +274,7 @@ mod tests {
         assert_eq!(servers.handle_response(local, stranger, &response, now), None);
         assert!(servers.handle_response(local, server, &response, now).is_some());
         assert_eq!(servers.mappings().count(), 1);
-        assert_eq!(servers.next_timeout(), Some(now + REFRESH));
+        assert_eq!(servers.next_timeout(), Some(now + REFRESH + LATE));
     }
 
     #[test]
