@@ -437,16 +437,40 @@ impl ClientTunnel {
         let key = Key { gateway, resource: ResourceId(status.resource), name };
         let is_active = status.status == NatStatus::Active;
         let packets = self.announcements.confirm(&key, is_active, now);
+        if !is_active {
+            self.forget_flows();
+        }
+        // A gateway that has restarted may know nothing of an authorization that we rely on.
+        let is_stale = !is_active && self.forget_stale_access(key.resource, gateway, now);
+        if is_stale {
+            self.announcements.forget(|other| *other == key);
+        }
         for packet in packets {
-            if is_active {
+            if is_active || is_stale {
                 self.route_again(&packet, now);
             } else {
                 answer(&mut self.outputs, &mut self.errors, &packet, IcmpError::unreachable, now);
             }
         }
-        if !is_active {
+    }
+
+    /// A gateway denies access that we rely on. True if that is a matter of the past now: traffic asks anew.
+    fn forget_stale_access(
+        &mut self,
+        resource: ResourceId,
+        gateway: GatewayId,
+        now: Instant,
+    ) -> bool {
+        let is_old = self
+            .authorizations
+            .granted_since(resource)
+            .is_some_and(|since| now >= since + REGRANT_PAUSE);
+        let is_stale = is_old && self.authorizations.gateway(resource) == Some(gateway);
+        if is_stale {
+            self.authorizations.forget(resource);
             self.forget_flows();
         }
+        is_stale
     }
 
     /// What is to be done with a packet that goes to `destination`.
@@ -549,7 +573,6 @@ impl ClientTunnel {
         service: Service,
         now: Instant,
     ) {
-        let resources: Vec<ResourceId> = self.authorizations.through(gateway).collect();
         let route = if plan::is_proxy(destination) {
             let known = &self.resources;
             by_proxy_address(self.dns.stub(), destination, service, |id| {
@@ -558,14 +581,8 @@ impl ClientTunnel {
         } else {
             self.routes.by_address(destination, service, self.internet_active)
         };
-        let Route::Resource(resource, _) = route else { return };
-        let is_old = self
-            .authorizations
-            .granted_since(resource)
-            .is_some_and(|since| now >= since + REGRANT_PAUSE);
-        if resources.contains(&resource) && is_old {
-            self.authorizations.forget(resource);
-            self.forget_flows();
+        if let Route::Resource(resource, _) = route {
+            self.forget_stale_access(resource, gateway, now);
         }
     }
 
