@@ -25,8 +25,11 @@ use crate::wireguard::{self, MAX_HANDSHAKE, Tick, WireGuard};
 /// Packets that wait for the path; the oldest goes first.
 const MAX_PENDING: usize = 128;
 
-/// Candidates that we believe a peer to have, signalled or seen. A peer that claims more is a broken one.
-const MAX_REMOTE_CANDIDATES: usize = 64;
+/// Candidates that we believe either end to have at a time, signalled or seen. A peer that claims more is a broken one.
+const MAX_CANDIDATES: usize = 64;
+
+/// Candidates that either end may have had in the life of a link: the agent keeps those that are gone, too.
+const MAX_CANDIDATES_EVER: usize = 1024;
 
 /// How long a peer may take to signal its first candidate.
 const FIRST_CANDIDATE: Duration = Duration::from_secs(10);
@@ -104,6 +107,7 @@ pub(crate) struct Link {
     agent: IceAgent,
     wireguard: WireGuard,
     locals: LocalCandidates,
+    /// Candidates of the peer that the agent was told of.
     remote_candidates: usize,
     created: Instant,
     path: Option<Path>,
@@ -275,18 +279,22 @@ impl Link {
         out: &mut VecDeque<Output>,
     ) {
         let candidate = match Candidate::from_sdp_string(candidate) {
-            Ok(candidate) if self.remote_candidates < MAX_REMOTE_CANDIDATES => candidate,
-            Ok(_) => {
-                tracing::debug!(peer = %self.config.peer, "peer has too many candidates");
-                return;
-            }
+            Ok(candidate) => candidate,
             Err(e) => {
                 tracing::debug!(peer = %self.config.peer, error = %e, "skipped malformed candidate");
                 return;
             }
         };
-        self.remote_candidates += 1;
-        self.agent.add_remote_candidate(candidate);
+        // Peers signal all that they have again and again. What is being checked stays as it is; what has failed gets
+        // another try, in place of the one that it had.
+        if self.agent.find_pair_for_equivalent_remote_candidate(&candidate).is_none() {
+            self.forget_remote_candidate(&candidate);
+            if !self.has_room_for_remote_candidate() {
+                return;
+            }
+            self.remote_candidates += 1;
+            self.agent.add_remote_candidate(candidate);
+        }
         self.wake(now);
         self.drive(now, out);
     }
@@ -298,13 +306,25 @@ impl Link {
         out: &mut VecDeque<Output>,
     ) {
         if let Ok(candidate) = Candidate::from_sdp_string(candidate) {
-            // The agent searches both ends' candidates: one of ours must not go because the peer said so.
-            let is_ours = self.agent.local_candidates().any(|c| c.addr() == candidate.addr());
-            if !is_ours && self.agent.invalidate_candidate(&candidate) {
-                self.remote_candidates = self.remote_candidates.saturating_sub(1);
-            }
+            self.forget_remote_candidate(&candidate);
         }
         self.drive(now, out);
+    }
+
+    fn forget_remote_candidate(&mut self, candidate: &Candidate) {
+        // The agent searches both ends' candidates: one of ours must not go because the peer said so.
+        if !self.agent.local_candidates().any(|c| c.addr() == candidate.addr()) {
+            self.agent.invalidate_candidate(candidate);
+        }
+    }
+
+    fn has_room_for_remote_candidate(&self) -> bool {
+        let has_room = self.remote_candidates < MAX_CANDIDATES_EVER
+            && self.agent.remote_candidates().count() < MAX_CANDIDATES;
+        if !has_room {
+            tracing::debug!(peer = %self.config.peer, "peer has too many candidates");
+        }
+        has_room
     }
 
     /// Takes a STUN message that names this link.
@@ -318,16 +338,13 @@ impl Link {
     ) {
         if message.is_binding_request() {
             let known = self.agent.remote_candidates().any(|c| c.addr() == remote);
-            if !known {
-                if self.remote_candidates >= MAX_REMOTE_CANDIDATES {
-                    tracing::debug!(peer = %self.config.peer, "peer shows up from too many addresses");
+            if !known && self.agent.accepts_message(&message) {
+                if !self.has_room_for_remote_candidate() {
                     return;
                 }
-                if self.agent.accepts_message(&message) {
-                    self.remote_candidates += 1;
-                }
+                self.remote_candidates += 1;
             }
-        } else if self.agent.local_candidates().count() >= MAX_REMOTE_CANDIDATES {
+        } else if self.agent.local_candidates().count() >= MAX_CANDIDATES {
             // Each mapped address that a peer reports becomes a candidate of ours.
             return;
         }

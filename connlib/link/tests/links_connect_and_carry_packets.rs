@@ -174,3 +174,61 @@ fn noise_from_strangers_is_dropped() {
     pair.run(Duration::from_millis(1));
     assert_eq!(pair.gateway.packets.len(), 1);
 }
+
+#[test]
+fn a_client_that_has_left_all_its_addresses_is_not_given_up() {
+    let mut pair = Pair::new();
+    pair.connect();
+    pair.run(Duration::from_secs(60));
+    pair.client.addresses = vec![];
+    pair.client.node.set_local_addresses(&[], pair.now);
+    pair.run(Duration::from_secs(1));
+    let new = addr("203.0.113.7:52625");
+    pair.client.addresses = vec![new];
+    pair.client.node.set_local_addresses(&[new], pair.now);
+    pair.run(Duration::from_secs(1));
+    pair.upload(&packet(b"after"));
+    pair.run(Duration::from_millis(1));
+    assert_eq!(pair.gateway.packets, [packet(b"after")]);
+    assert!(!pair.gateway.events.iter().any(|e| matches!(e, Event::Failed { .. })));
+}
+
+#[test]
+fn a_client_of_many_resources_may_still_change_its_address() {
+    let mut pair = Pair::new();
+    pair.connect();
+    for _ in 0..200 {
+        // Another resource: both ends signal their candidates once more.
+        let config = pair.gateway_config();
+        pair.gateway.node.upsert(config, pair.now);
+        let config = pair.client_config();
+        pair.client.node.upsert(config, pair.now);
+        pair.run(Duration::from_millis(10));
+    }
+    // A second address, and then only that one.
+    let (old, new) = (pair.client.addresses[0], addr("203.0.113.7:52625"));
+    pair.client.addresses = vec![old, new];
+    pair.client.node.set_local_addresses(&[old, new], pair.now);
+    pair.run(Duration::from_secs(1));
+    pair.client.addresses = vec![new];
+    pair.client.node.set_local_addresses(&[new], pair.now);
+    pair.run(Duration::from_secs(30));
+    assert_eq!(pair.client.node.path(GATEWAY).unwrap().local, Some(new));
+    assert_eq!(pair.gateway.node.path(CLIENT).unwrap().remote, new);
+    assert!(!pair.client.events.iter().any(|e| matches!(e, Event::Failed { .. })));
+}
+
+#[test]
+fn a_peer_that_invents_addresses_is_not_remembered_without_end() {
+    let mut pair = Pair::new();
+    pair.connect();
+    for number in 0..10_000u32 {
+        let [_, _, high, low] = number.to_be_bytes();
+        let candidate = format!("candidate:1 1 udp 2130706431 10.9.{high}.{low} 52625 typ host");
+        pair.gateway.node.add_remote_candidate(CLIENT, &candidate, pair.now);
+        pair.gateway.node.remove_remote_candidate(CLIENT, &candidate, pair.now);
+    }
+    pair.upload(&packet(b"still works"));
+    pair.run(Duration::from_secs(1));
+    assert_eq!(pair.gateway.packets, [packet(b"still works")]);
+}

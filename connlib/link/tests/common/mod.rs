@@ -155,8 +155,8 @@ impl Pair {
 
     fn send(&mut self, of_client: bool, path: Path, payload: Vec<u8>) {
         let end = if of_client { &self.client } else { &self.gateway };
-        let from = path.local.unwrap_or(end.addresses[0]);
         self.sent += 1;
+        let Some(from) = path.local.or(end.addresses.first().copied()) else { return };
         if end.addresses.contains(&from) {
             self.wire.push_back((from, path.remote, payload));
         }
