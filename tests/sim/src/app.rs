@@ -191,16 +191,20 @@ impl Flow {
         Step::Send { to, port: self.port, service, flags }
     }
 
+    /// The host that it talks to by UDP, and our own port.
+    pub(crate) fn peer(&self) -> Option<(SocketAddr, u16, Service)> {
+        let What::Udp(port) = self.spec.what else { return None };
+        Some((SocketAddr::new(self.address?, port), self.port, Service::Udp(port)))
+    }
+
     pub(crate) fn handle_answer(&mut self, answer: &names::Answer, now: Instant) -> bool {
         if self.asked.is_none_or(|asked| asked.id != answer.id) {
             return false;
         }
         self.asked = None;
-        if answer.code == 0 {
-            // Always the same of those that are there, so that flows are flows.
-            self.looked_up_at = Some(now);
-            self.address = answer.addresses.get(self.id.0 % answer.addresses.len().max(1)).copied();
-        }
+        self.looked_up_at = Some(now);
+        // Always the same of those that are there, so that flows are flows.
+        self.address = answer.addresses.get(self.id.0 % answer.addresses.len().max(1)).copied();
         true
     }
 
@@ -250,6 +254,15 @@ pub(crate) fn packet(
         }
     };
     out.truncate(len.expect("room for it"));
+    out
+}
+
+/// A probe that a host sends.
+pub(crate) fn push(probe: ProbeId, host: SocketAddr, own: SocketAddr) -> Vec<u8> {
+    let payload = [&MAGIC[..], &probe.0.to_be_bytes()].concat();
+    let mut out = vec![0; 64];
+    let len = build::udp(&mut out, host, own, &payload).expect("room for it");
+    out.truncate(len);
     out
 }
 

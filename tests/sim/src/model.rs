@@ -23,6 +23,8 @@ pub struct ProbeId(pub(crate) u32);
 pub enum Expected {
     /// It arrives and is answered.
     Answer,
+    /// It arrives at a host that says nothing.
+    Delivery,
     /// It arrives at a host that says "port unreachable".
     ClosedPort,
     /// "Administratively prohibited".
@@ -177,6 +179,13 @@ impl Model {
         self.probes.get(&id)
     }
 
+    /// It comes from a host, unasked: it is at one end of the way already.
+    pub(crate) fn push(&mut self, id: ProbeId) {
+        if let Some(probe) = self.probes.get_mut(&id) {
+            probe.delivered_to = Some(probe.destination);
+        }
+    }
+
     /// It came out of a gateway.
     pub(crate) fn deliver(&mut self, id: ProbeId, host: IpAddr) {
         let Some(probe) = self.probes.get_mut(&id) else {
@@ -315,6 +324,9 @@ impl Probe {
     fn outcome(&self) -> Option<Expected> {
         match self.error {
             _ if self.answered_at.is_some() => Some(Expected::Answer),
+            None if self.delivered_to.is_some() && self.expected == Expected::Delivery => {
+                Some(Expected::Delivery)
+            }
             Some(IcmpError::Unreachable(Unreachable::Prohibited)) => Some(Expected::Prohibited),
             Some(IcmpError::Unreachable(Unreachable::Port)) => Some(Expected::ClosedPort),
             Some(IcmpError::Unreachable(_)) => Some(Expected::Unreachable),

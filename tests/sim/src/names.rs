@@ -30,15 +30,21 @@ impl Names {
         self.records.get(name).cloned().unwrap_or_default()
     }
 
-    /// The answer of a resolver.
+    /// The answer of a resolver of the public internet, which knows no names of sites.
     pub(crate) fn answer(&self, message: &[u8]) -> Option<Vec<u8>> {
         let query = Query::parse(message).ok()?;
-        let addresses = self.resolve(query.name()?.as_str());
+        let name = query.name()?.as_str();
+        let addresses = if is_public(name) { self.resolve(name) } else { Vec::new() };
         Some(match addresses.is_empty() {
             true => query.answer_empty(ResponseCode::NXDomain),
             false => query.answer_addresses(&addresses, 60),
         })
     }
+}
+
+/// Whether the world knows a name, and not only a site.
+fn is_public(name: &str) -> bool {
+    name.ends_with(".org")
 }
 
 /// A query for the addresses of a name.
@@ -99,11 +105,12 @@ mod tests {
         let mut names = Names::default();
         let addresses: [IpAddr; 3] =
             ["10.0.0.1", "10.0.0.2", "fd02::1"].map(|ip| ip.parse().unwrap());
+        names.set("web.org", &addresses);
         names.set("web.example", &addresses);
         let ask = |name, family| parse(&names.answer(&query(7, name, family)).unwrap()).unwrap();
         let (v4, v6) = addresses.split_at(2);
-        assert_eq!(ask("web.example", Family::V4), Answer { id: 7, code: 0, addresses: v4.into() });
-        assert_eq!(ask("web.example", Family::V6), Answer { id: 7, code: 0, addresses: v6.into() });
-        assert_eq!(ask("no.example", Family::V4), Answer { id: 7, code: 3, addresses: vec![] });
+        assert_eq!(ask("web.org", Family::V4), Answer { id: 7, code: 0, addresses: v4.into() });
+        assert_eq!(ask("web.org", Family::V6), Answer { id: 7, code: 0, addresses: v6.into() });
+        assert_eq!(ask("web.example", Family::V4), Answer { id: 7, code: 3, addresses: vec![] });
     }
 }

@@ -5,22 +5,22 @@ use std::net::IpAddr;
 
 use connlib_dns::Name;
 use connlib_tunnel::client::Target;
-use connlib_tunnel::{Filters, Service, SiteId};
+use connlib_tunnel::{Filters, ResourceId, Service, SiteId};
 
 use crate::app::{FlowSpec, To};
 use crate::model::Expected;
 use crate::names::{Family, Names};
 use crate::portal::{Policy, ResourceSpec};
-use crate::site::CLOSED_PORT;
+use crate::site::{CLOSED_PORT, SILENT_PORT};
 
-/// What must become of a probe, and the site that it must come to.
+/// What must become of a probe, and the resource that it belongs to.
 pub(crate) fn expect(
     policy: &Policy,
     names: &Names,
     spec: &FlowSpec,
     service: Service,
     is_online: impl Fn(SiteId) -> bool,
-) -> (Expected, Option<SiteId>) {
+) -> (Expected, Option<ResourceId>) {
     let mut covering: Vec<&ResourceSpec> =
         policy.resources_of(spec.client).filter(|resource| covers(resource, &spec.to)).collect();
     if covering.is_empty() {
@@ -32,11 +32,12 @@ pub(crate) fn expect(
         covering.iter().min_by_key(|resource| (Reverse(prefix(resource)), Reverse(resource.id)));
     let Some(best) = best else { return (Expected::Prohibited, None) };
     if !is_online(best.site) || !has_address(names, &spec.to) {
-        return (Expected::Unreachable, None);
+        return (Expected::Unreachable, Some(best.id));
     }
     match service {
-        Service::Udp(CLOSED_PORT) => (Expected::ClosedPort, Some(best.site)),
-        _ => (Expected::Answer, Some(best.site)),
+        Service::Udp(CLOSED_PORT) => (Expected::ClosedPort, Some(best.id)),
+        Service::Udp(SILENT_PORT) => (Expected::Delivery, Some(best.id)),
+        _ => (Expected::Answer, Some(best.id)),
     }
 }
 

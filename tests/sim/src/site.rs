@@ -5,6 +5,9 @@ use connlib_packet::{EchoKind, Headers, IcmpError, TcpFlags, Transport, Unreacha
 /// UDP to this port is answered by "port unreachable".
 pub const CLOSED_PORT: u16 = 9;
 
+/// UDP to this port is not answered.
+pub const SILENT_PORT: u16 = 10;
+
 /// What the host that a packet is for answers.
 pub(crate) fn answer(packet: &[u8]) -> Option<Vec<u8>> {
     let headers = Headers::parse(packet).ok()?;
@@ -19,6 +22,7 @@ pub(crate) fn answer(packet: &[u8]) -> Option<Vec<u8>> {
         Transport::Udp { destination: CLOSED_PORT, .. } => {
             IcmpError::Unreachable(Unreachable::Port).answer(packet, &mut out)?
         }
+        Transport::Udp { destination: SILENT_PORT, .. } => return None,
         Transport::Udp { .. } => {
             let (from, to) = (headers.destination_socket()?, headers.source_socket()?);
             build::udp(&mut out, from, to, payload).ok()?

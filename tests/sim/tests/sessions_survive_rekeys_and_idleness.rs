@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use connlib_sim::{Access, FlowId, FlowSpec, Line, Mapping, ResourceSpec, What, World};
+use connlib_sim::{
+    Access, FlowId, FlowSpec, Line, Mapping, ResourceSpec, SILENT_PORT, What, World,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -65,5 +67,57 @@ fn a_packet_now_and_then_always_arrives() {
         world.run(20 * period * SECOND);
         let tally = world.finish();
         assert_eq!((tally.excused, tally.lost), (0, 0), "every {period} s");
+    }
+}
+
+/// Sends only one way, or both ways independently.
+fn one_way(up: bool, down: bool, period: u64, line: Line) {
+    let (mut world, flow) = connected(3, line, Access::behind(Mapping::EndpointIndependent, line));
+    world.pause(flow);
+    world.run(30 * SECOND);
+    if up {
+        let spec = FlowSpec::to_address(0, What::Udp(SILENT_PORT), "10.0.0.2");
+        world.start(spec.every(Duration::from_millis(period)));
+    }
+    if down {
+        world.start_push(flow, Duration::from_millis(period), 40 * MINUTE);
+    }
+    let before = world.handshakes();
+    world.run(40 * MINUTE);
+    let handshakes = world.handshakes() - before;
+    println!("{handshakes} handshakes with a packet every {period} ms, up: {up}, down: {down}");
+    if line.is_clean() && period < 10_000 {
+        // Renewed after two minutes of use, and not because somebody had gone deaf. After longer pauses, boringtun
+        // takes a packet that was not answered within a second for a reason to renew the session as well.
+        assert!((12..=21).contains(&handshakes), "{handshakes} handshakes");
+    }
+    let tally = world.finish();
+    assert!(tally.sent > 40 * 60_000 / period);
+    assert_eq!(tally.excused, 0);
+    assert!(!line.is_clean() || tally.lost == 0, "{} lost", tally.lost);
+}
+
+#[test]
+fn traffic_in_one_direction_never_stops() {
+    for period in [100, 1300, 8000, 14_000] {
+        one_way(true, false, period, LINE);
+        one_way(false, true, period, LINE);
+    }
+}
+
+#[test]
+fn independent_traffic_both_ways_never_stops() {
+    for period in [100, 1300, 8000, 14_000, 35_000] {
+        one_way(true, true, period, LINE);
+    }
+}
+
+#[test]
+fn handshakes_that_get_lost_stop_nothing() {
+    let line = Line { loss: 0.05, jitter: Duration::from_millis(15), ..LINE };
+    for period in [300, 8000] {
+        one_way(true, false, period, line);
+        one_way(false, true, period, line);
+        one_way(true, true, period, line);
     }
 }

@@ -79,6 +79,11 @@ pub(crate) fn is_data(datagram: &[u8]) -> bool {
     datagram.starts_with(&[4, 0, 0, 0]) && datagram.len() > connlib_link::OVERHEAD
 }
 
+/// Whether a datagram begins a WireGuard handshake.
+pub(crate) fn is_initiation(datagram: &[u8]) -> bool {
+    datagram.starts_with(&[1, 0, 0, 0]) && datagram.len() == 148
+}
+
 /// What a datagram is, for people.
 pub(crate) fn kind(datagram: &[u8]) -> &'static str {
     match datagram.first() {

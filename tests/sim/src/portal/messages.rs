@@ -1,5 +1,7 @@
 //! What goes over the wire between the portal and its peers, as far as it matters here.
 
+use std::time::Instant;
+
 use connlib_tunnel::client::{FailureReason, Gateway, Interface, Resource};
 use connlib_tunnel::{Authorization, ClientId, Filters, GatewayId, LinkKeys, ResourceId, Retained};
 
@@ -40,6 +42,15 @@ pub(crate) enum ToGateway {
     Reject { client: ClientId, resource: ResourceId },
     Filters { resource: ResourceId, filters: Filters },
     Candidates { client: ClientId, candidates: Candidates },
+}
+
+impl ToGateway {
+    /// The client and resource whose authorization ends, and when.
+    pub(crate) fn expiry(&self) -> Option<(usize, ResourceId, Instant)> {
+        let Self::Create { authorization, .. } = self else { return None };
+        let client = super::client_number(authorization.client.id);
+        Some((client, authorization.resource.id, authorization.expires_at?))
+    }
 }
 
 /// Candidates that are there, or are gone.

@@ -1,21 +1,24 @@
 //! Packets between applications and hosts, and the model's view of them.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use connlib_dns::Name;
 use connlib_packet::{Headers, Offload, Transport, TunPacket};
-use connlib_tunnel::Service;
+use connlib_tunnel::{ResourceId, Service};
 
 use super::{Happening, SITE_LATENCY, World, bounds};
 use crate::app::{self, FlowId, Step};
 use crate::internet::Node;
-use crate::model::ProbeId;
+use crate::model::{Expected, ProbeId};
 use crate::portal::{addresses, client_id, gateway_id};
 use crate::{names, oracle, site};
 
 /// From this port on, sources are those of applications that look names up.
 const LOOK_UP_PORTS: std::ops::Range<u16> = 30_000..31_000;
+
+/// How long a look-up may take: that of a name that no resource covers goes to a resolver.
+const LOOK_UP: Duration = Duration::from_millis(100);
 
 impl World {
     /// An application does what comes next, and again after a while.
@@ -27,7 +30,8 @@ impl World {
             return;
         }
         let period = flow.spec.period;
-        if let (Some(asked), true) = (flow.asked, self.model.is_settled(flow.spec.client, now)) {
+        let asked = flow.asked.filter(|asked| now >= asked.at + LOOK_UP);
+        if let (Some(asked), true) = (asked, self.model.is_settled(flow.spec.client, now)) {
             let at = asked.at - self.trace.start();
             let what =
                 format!("{:?} was not told of {:?} that it asked for at {at:?}", id, flow.name());
@@ -75,7 +79,11 @@ impl World {
         let (client, size) = (flow.spec.client, flow.spec.size);
         let source = SocketAddr::new(self.own_address(client, to), port);
         let packet = app::packet(probe, source, to, service, flags, size);
-        let (expected, _) = self.expect(id, service);
+        let (expected, resource) = self.expect(id, service);
+        if resource.is_some_and(|resource| self.unaware.remove(&(client, resource))) {
+            // It learns from this packet that it has to ask again.
+            self.authorization_is_over(client);
+        }
         let sender = (source.ip(), port);
         let is_strict = self.is_strict(id);
         self.model.send(probe, id, client, sender, to, service, expected, is_strict, now);
@@ -85,12 +93,33 @@ impl World {
         self.with_client(client, |host, out| host.handle_tun(packet, Some(probe), now, out));
     }
 
+    /// A host sends something, and again after a while.
+    pub(super) fn push(&mut self, id: FlowId, period: Duration, until: Instant) {
+        let now = self.now;
+        if now >= until {
+            return;
+        }
+        self.schedule(now + period, Happening::Push(id, period, until));
+        let Some((host, port, service)) = self.flows[id.0].peer() else { return };
+        let probe = ProbeId(self.next_probe());
+        let client = self.flows[id.0].spec.client;
+        let own = SocketAddr::new(self.own_address(client, host.ip()), port);
+        let packet = app::push(probe, host, own);
+        let (expected, strict) = (Expected::Answer, self.is_strict(id));
+        let sender = (own.ip(), port);
+        self.model.send(probe, id, client, sender, host.ip(), service, expected, strict, now);
+        self.model.push(probe);
+        let (_, resource) = self.expect(id, service);
+        let policy = &self.portal.policy;
+        let site = resource.and_then(|id| policy.resources.get(&id)).map(|resource| resource.site);
+        let mut gateways = policy.gateways.iter();
+        let gateway = gateways.find(|(_, of)| Some(**of) == site).map(|(id, _)| *id);
+        let Some(gateway) = gateway.map(crate::portal::gateway_number) else { return };
+        self.with_gateway(gateway, |host, out| host.handle_tun(packet, Some(probe), now, out));
+    }
+
     /// What must become of what an application sends now.
-    pub(super) fn expect(
-        &self,
-        id: FlowId,
-        service: Service,
-    ) -> (crate::model::Expected, Option<connlib_tunnel::SiteId>) {
+    pub(super) fn expect(&self, id: FlowId, service: Service) -> (Expected, Option<ResourceId>) {
         let is_online = |site| {
             let gateways = &self.portal.policy.gateways;
             gateways.iter().any(|(gateway, of)| {
@@ -107,7 +136,8 @@ impl World {
         let client = self.flows[id.0].spec.client;
         // A refusal that was right when the portal made it may still be under way, or be believed.
         let can_get_it = self.complete_since.is_some_and(|at| self.now >= at + bounds::POLICY);
-        can_get_it || self.model.works(id, client)
+        let is_told = !self.to_be_told.contains(&client);
+        is_told && (can_get_it || self.model.works(id, client))
     }
 
     /// A packet comes out of a gateway.
@@ -146,8 +176,10 @@ impl World {
         if !app::is_whole(&packet, &headers) {
             self.model.violate(id, "damaged on the way");
         }
-        let (_, site) = self.expect(flow, service);
-        let of = self.portal.policy.gateways.get(&gateway_id(gateway)).copied();
+        let (_, resource) = self.expect(flow, service);
+        let policy = &self.portal.policy;
+        let site = resource.and_then(|id| policy.resources.get(&id)).map(|resource| resource.site);
+        let of = policy.gateways.get(&gateway_id(gateway)).copied();
         if self.model.is_settled(client, now) && site.is_some() && site != of {
             self.model.violate(id, "came to the wrong site");
         }

@@ -122,6 +122,9 @@ impl World {
 
     pub(super) fn boot_gateway(&mut self, number: usize) {
         let (node, now) = (Node::Gateway(number), self.now);
+        if self.gateways[number].host.is_some() {
+            return;
+        }
         let seed = self.random.seed32();
         self.gateways[number].host = Some(GatewayHost::new(number, seed, now));
         let hosts = self.internet.addresses(node);
@@ -146,6 +149,9 @@ impl World {
 
     pub(super) fn boot_client(&mut self, number: usize) {
         let (node, now) = (Node::Client(number), self.now);
+        if self.clients[number].host.is_some() {
+            return;
+        }
         let seed = self.random.seed32();
         self.clients[number].host = Some(ClientHost::new(number, seed, now));
         let hosts = self.internet.addresses(node);
@@ -183,29 +189,64 @@ impl World {
 
     /// A client may not use a resource any more.
     pub fn revoke(&mut self, client: usize, resource: u128) {
-        self.break_client(client, bounds::POLICY);
-        self.portal.revoke(client, ResourceId::from_u128(resource));
+        let resource = ResourceId::from_u128(resource);
+        self.change_policy(client);
+        if self.complete_since.is_none() {
+            self.unaware.insert((client, resource));
+        }
+        self.portal.revoke(client, resource);
         self.post();
     }
 
     /// A client may use a resource, for so long at a time.
     pub fn grant(&mut self, client: usize, resource: u128, lasts: Option<Duration>) {
-        self.break_client(client, bounds::POLICY);
+        self.change_policy(client);
         self.portal.grant(client, ResourceId::from_u128(resource), lasts);
         self.post();
     }
 
     /// An authorization ends; the client has to find out, and may ask for it again.
     pub fn end_authorization(&mut self, client: usize, resource: u128) {
-        self.break_client(client, bounds::POLICY + Duration::from_secs(2));
-        self.portal.end_authorization(client, ResourceId::from_u128(resource));
+        let resource = ResourceId::from_u128(resource);
+        self.change_policy(client);
+        self.authorization_expires(client, resource);
+        self.portal.end_authorization(client, resource);
         self.post();
+    }
+
+    /// An authorization ends because its time is over.
+    pub(super) fn authorization_expires(&mut self, client: usize, resource: ResourceId) {
+        self.unaware.insert((client, resource));
+        self.authorization_is_over(client);
+    }
+
+    fn change_policy(&mut self, client: usize) {
+        self.break_client(client, bounds::POLICY);
+        if self.complete_since.is_none() {
+            self.to_be_told.insert(client);
+        }
+    }
+
+    /// Somebody learns what has changed in the policy.
+    pub(super) fn tell(&mut self) {
+        for client in self.to_be_told.clone() {
+            self.break_client(client, bounds::POLICY);
+        }
+        if self.complete_since.is_some() {
+            self.to_be_told.clear();
+        }
+    }
+
+    /// A client does not know yet that an authorization is over.
+    pub(super) fn authorization_is_over(&mut self, client: usize) {
+        // It does not believe that of one that is younger than 2 s.
+        self.break_client(client, bounds::POLICY + Duration::from_secs(2));
     }
 
     /// A resource lets other things through.
     pub fn set_filters(&mut self, resource: u128, filters: &[Filter]) {
         for client in 0..self.clients.len() {
-            self.break_client(client, bounds::POLICY + Duration::from_secs(2));
+            self.change_policy(client);
         }
         let id = ResourceId::from_u128(resource);
         let spec = self.portal.policy.resources.get(&id).cloned();

@@ -6,14 +6,14 @@ mod faults;
 pub use faults::bounds;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{LazyLock, Once};
 use std::time::{Duration, Instant};
 
 use connlib_packet::IcmpError;
 use connlib_tunnel::client::DnsQuery;
-use connlib_tunnel::{ResolutionId, SiteId};
+use connlib_tunnel::{ResolutionId, ResourceId, SiteId};
 
 use crate::app::{Flow, FlowId, FlowSpec};
 use crate::hosts::{self, ClientHost, Effect, GatewayHost};
@@ -56,6 +56,11 @@ pub struct World {
     flows: Vec<Flow>,
     probes: u32,
     model: Model,
+    initiations: u64,
+    /// Authorizations that ended without their client being told.
+    unaware: BTreeSet<(usize, ResourceId)>,
+    /// Clients whose policy changed while somebody could not be told.
+    to_be_told: BTreeSet<usize>,
 }
 
 /// A machine, with the program on it if that runs.
@@ -91,6 +96,8 @@ enum Happening {
     Reply(usize, u32, Vec<u8>, Option<ProbeId>),
     /// An application does something.
     Tick(FlowId),
+    /// A host sends something to an application, unasked.
+    Push(FlowId, Duration, Instant),
     /// Somebody meddles.
     Meddle(Box<dyn FnOnce(&mut World)>),
 }
@@ -123,6 +130,9 @@ impl World {
             flows: Vec::new(),
             probes: 0,
             model: Model::new(now),
+            initiations: 0,
+            unaware: BTreeSet::new(),
+            to_be_told: BTreeSet::new(),
         }
     }
 
@@ -197,6 +207,11 @@ impl World {
         id
     }
 
+    /// The host that an application talks to by its address sends to it, for a while, without being asked.
+    pub fn start_push(&mut self, flow: FlowId, period: Duration, lasts: Duration) {
+        self.schedule(self.now, Happening::Push(flow, period, self.now + lasts));
+    }
+
     /// An application pauses.
     pub fn pause(&mut self, flow: FlowId) {
         self.flows[flow.0].is_running = false;
@@ -249,6 +264,11 @@ impl World {
     pub fn is_connected(&self, client: usize, gateway: usize) -> bool {
         let host = self.clients[client].host.as_ref();
         host.is_some_and(|host| host.is_connected(gateway_id(gateway)))
+    }
+
+    /// How many WireGuard handshakes were begun so far, attempts counted.
+    pub fn handshakes(&self) -> u64 {
+        self.initiations
     }
 
     /// How often the timers of this machine went off since the last call.
@@ -376,6 +396,7 @@ impl World {
                 }
             }
             Happening::Tick(flow) => self.tick(flow),
+            Happening::Push(flow, period, until) => self.push(flow, period, until),
             Happening::Meddle(what) => what(self),
         }
     }
@@ -408,6 +429,7 @@ impl World {
                 (_, Effect::Transmit(transmit, ecn, cargo)) => {
                     let connlib_link::Path { local, remote } = transmit.path;
                     let payload = transmit.payload;
+                    self.initiations += u64::from(hosts::is_initiation(&payload));
                     let fate = self.internet.send(node, local, remote, payload, ecn, cargo, now);
                     self.follow(fate, Happening::Backbone);
                 }
@@ -504,6 +526,12 @@ impl World {
         let now = self.now;
         for (to, message) in self.portal.take_outbox() {
             self.trace.note(now, &[6, number_of(to)], || format!("portal -> {to:?} {message:?}"));
+            if let FromPortal::Gateway(message) = &message
+                && let Some((client, resource, at)) = message.expiry()
+            {
+                let end = move |world: &mut Self| world.authorization_expires(client, resource);
+                self.schedule(at, Happening::Meddle(Box::new(end)));
+            }
             let at = now + PORTAL_LATENCY;
             let wire = self.wires.entry(to).or_default();
             wire.hear(message, at);
@@ -570,6 +598,7 @@ impl World {
         self.portal.join(node, key, now);
         self.post();
         self.prolong(node);
+        self.tell();
     }
 
     fn is_down(&self, node: Node) -> bool {
