@@ -48,6 +48,19 @@ fn by_the_policy() {
     scenario.finish().unwrap();
 }
 
+/// A connection that began before the tunnel was there goes on with another source address, and can never be answered:
+/// it must not wait for that until its retransmissions end.
+#[test]
+fn from_an_address_that_is_not_the_tunnels() {
+    let scenario = Scenario::start(Setup::default()).unwrap();
+    for (source, url) in [("192.168.77.2", "http://10.20.0.10/"), ("fd77::2", "http://[fd20::10]/")]
+    {
+        let curl = scenario.curl().args(["--interface", source, url]);
+        assert_eq!(curl.output().unwrap().status.code(), Some(COULD_NOT_CONNECT), "{source}");
+    }
+    scenario.finish().unwrap();
+}
+
 #[test]
 fn when_nothing_listens() {
     let scenario = Scenario::start(Setup::default()).unwrap();

@@ -27,6 +27,10 @@ impl ClientTunnel {
         }
         let destination = headers.destination();
         if let Err(reason) = self.check_origin(&headers) {
+            // A connection from before there was a tunnel, for example: it has to be made anew.
+            if reason == DropReason::ForeignSource {
+                self.answer(packet.bytes(), IcmpError::prohibited(), now);
+            }
             return self.stats.count(reason);
         }
         if plan::is_sentinel(destination) {
