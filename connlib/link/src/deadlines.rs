@@ -28,6 +28,13 @@ impl Deadlines {
         }
     }
 
+    /// Moves the deadline of a slot to `earliest` if it is before that.
+    pub fn postpone(&mut self, slot: usize, earliest: Instant) {
+        if let Some(Some(deadline)) = self.by_slot.get(slot).copied() {
+            self.set(slot, Some(deadline.max(earliest)));
+        }
+    }
+
     /// The earliest deadline.
     pub fn next(&self) -> Option<Instant> {
         self.ordered.first().map(|(deadline, _)| *deadline)
@@ -62,5 +69,20 @@ mod tests {
         assert_eq!(deadlines.pop_due(at(9)), Some(1));
         assert_eq!(deadlines.pop_due(at(9)), None);
         assert_eq!(deadlines.next(), None);
+    }
+
+    #[test]
+    fn postponed_is_what_would_be_too_early() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut deadlines = Deadlines::default();
+        deadlines.set(0, Some(at(1)));
+        deadlines.set(1, Some(at(9)));
+        for slot in 0..3 {
+            deadlines.postpone(slot, at(5));
+        }
+        assert_eq!(deadlines.pop_due(at(4)), None);
+        assert_eq!(deadlines.pop_due(at(5)), Some(0));
+        assert_eq!(deadlines.next(), Some(at(9)));
     }
 }

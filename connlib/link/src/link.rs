@@ -43,6 +43,9 @@ const OFFLINE_GRACE: Duration = Duration::from_secs(60);
 /// Without packets for so long, the path is checked at leisure.
 const IDLE_AFTER: Duration = Duration::from_secs(10);
 
+/// A peer that was heard within this time still has its session.
+const LIVELY: Duration = Duration::from_secs(2);
+
 /// How long the path that the peer last used outranks what ICE says, at the controlled end.
 const AUTHENTICATED_PATH_LIFETIME: Duration = Duration::from_secs(5);
 
@@ -117,6 +120,8 @@ pub(crate) struct Link {
     connected: bool,
     disconnected_since: Option<Instant>,
     last_packet: Instant,
+    /// The last packet or keep-alive of the peer.
+    last_heard: Instant,
     idle: bool,
     pending: VecDeque<Vec<u8>>,
 }
@@ -182,6 +187,7 @@ impl Link {
             connected: false,
             disconnected_since: None,
             last_packet: now,
+            last_heard: now,
             idle: false,
             pending: VecDeque::new(),
         }
@@ -228,13 +234,14 @@ impl Link {
             added.extend(self.agent.add_local_candidate(candidate).cloned());
         }
         let peer = self.config.peer;
-        if !removed.is_empty() {
-            let candidates = to_sdp(removed);
-            out.push_back(Output::Event(Event::InvalidatedCandidates { peer, candidates }));
-        }
+        // In this order, the peer is never without any.
         if !added.is_empty() {
             let candidates = to_sdp(added);
             out.push_back(Output::Event(Event::NewCandidates { peer, candidates }));
+        }
+        if !removed.is_empty() {
+            let candidates = to_sdp(removed);
+            out.push_back(Output::Event(Event::InvalidatedCandidates { peer, candidates }));
         }
         self.wake(now);
         self.leave_lost_address(now, out);
@@ -261,15 +268,26 @@ impl Link {
         }
     }
 
-    /// Tells the peer all our candidates once more, as it may have lost them, and starts a new handshake.
+    /// Tells the peer all our candidates once more, as it may have lost them. It may have lost the session as well:
+    /// unless it was heard a moment ago, there is a new handshake.
     pub(crate) fn renew(&mut self, now: Instant, out: &mut VecDeque<Output>) {
         let candidates = to_sdp(self.agent.local_candidates().collect());
         if !candidates.is_empty() {
             let peer = self.config.peer;
             out.push_back(Output::Event(Event::NewCandidates { peer, candidates }));
         }
+        let is_silent = now >= self.last_heard + LIVELY;
+        if self.config.role == Role::Controlling && self.connected && is_silent {
+            self.initiate(now, out);
+        }
         self.wake(now);
         self.drive(now, out);
+    }
+
+    fn initiate(&mut self, now: Instant, out: &mut VecDeque<Output>) {
+        let mut slot = [0; MAX_HANDSHAKE];
+        let initiated = self.wireguard.initiate(&mut slot, now);
+        self.transmit(initiated, &slot, out);
     }
 
     pub(crate) fn add_remote_candidate(
@@ -413,6 +431,7 @@ impl Link {
             wireguard::Opened::Packet(len) => {
                 let rearm = self.is_dormant(now);
                 self.last_packet = now;
+                self.last_heard = now;
                 self.note_authentic(arrival, datagram, now, out);
                 self.become_connected(now, out);
                 Received::Packet { len, rearm }
@@ -421,12 +440,14 @@ impl Link {
                 let payload = slot.get(..len).unwrap_or_default().to_vec();
                 out.push_back(Output::Transmit(Transmit { path: arrival, payload }));
                 if new_session {
+                    self.last_heard = now;
                     self.become_connected(now, out);
                 }
                 Received::Handled
             }
             wireguard::Opened::Nothing { keepalive } => {
                 if keepalive {
+                    self.last_heard = now;
                     self.note_authentic(arrival, datagram, now, out);
                     self.become_connected(now, out);
                 }
@@ -527,15 +548,28 @@ impl Link {
             match self.wireguard.handle_timeout(&mut slot, now) {
                 Tick::Nothing => {}
                 Tick::Send(len) => self.transmit(Some(len), &slot, out),
-                Tick::HandshakeTimeout => return Fate::Failed(Failure::HandshakeTimeout),
+                Tick::HandshakeTimeout if self.must_be_answered() => {
+                    return Fate::Failed(Failure::HandshakeTimeout);
+                }
+                Tick::HandshakeTimeout => {}
             }
         }
         self.drive(now, out);
         Fate::Alive
     }
 
+    /// Whether a peer that answers no handshake doesn't know us. It can't answer when we are offline, and a client that
+    /// sleeps goes on where it was: how long to wait for that is up to the checks of the path.
+    fn must_be_answered(&self) -> bool {
+        self.config.role == Role::Controlling && !self.is_offline()
+    }
+
+    fn is_offline(&self) -> bool {
+        self.locals.iter().next().is_none()
+    }
+
     fn grace(&self) -> Duration {
-        if self.locals.iter().next().is_none() { OFFLINE_GRACE } else { DISCONNECTED_GRACE }
+        if self.is_offline() { OFFLINE_GRACE } else { DISCONNECTED_GRACE }
     }
 
     pub(crate) fn wake(&mut self, now: Instant) {
@@ -597,9 +631,7 @@ impl Link {
         }
         self.take_path(path, now, out);
         if self.config.role == Role::Controlling && !self.connected {
-            let mut slot = [0; MAX_HANDSHAKE];
-            let initiated = self.wireguard.initiate(&mut slot, now);
-            self.transmit(initiated, &slot, out);
+            self.initiate(now, out);
         }
         if self.wireguard.is_confirmed() {
             self.become_connected(now, out);

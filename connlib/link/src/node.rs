@@ -31,6 +31,9 @@ const HANDSHAKES_PER_SECOND: u64 = 100;
 /// Nothing ever is due later than this.
 const FAR_AWAY: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// A link that is due is due again no sooner than this, whatever it says: others get their turn.
+const TURN: Duration = Duration::from_millis(1);
+
 /// Settings of a [`Node`].
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
@@ -315,7 +318,10 @@ impl Node {
         while let Some(slot) = self.timers.pop_due(now) {
             let Some(link) = self.links[slot].as_mut() else { continue };
             match link.handle_timeout(now, &mut self.outputs) {
-                Fate::Alive => self.settle(slot),
+                Fate::Alive => {
+                    self.settle(slot);
+                    self.timers.postpone(slot, now + TURN);
+                }
                 Fate::Failed(failure) => {
                     let peer = link.config().peer;
                     self.discard(slot);

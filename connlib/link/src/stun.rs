@@ -23,6 +23,8 @@ const LATE: Duration = Duration::from_secs(4);
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// A server that does not answer is asked again so often, for as long as it is configured.
 const MAX_RETRY: Duration = Duration::from_secs(60);
+/// A server that is asked so rarely has not answered some times.
+const SILENT: Duration = Duration::from_secs(8);
 
 /// Servers beyond this many are ignored.
 const MAX_SERVERS: usize = 16;
@@ -109,11 +111,14 @@ impl StunServers {
         }
     }
 
-    /// The mappings known at present: at most one a family, as more would say the same.
+    /// The mappings known at present: at most one a family, as more would say the same. What a server said that is
+    /// silent now may be out of date, and counts only if no other says anything.
     pub(crate) fn mappings(&self) -> impl Iterator<Item = Mapping> {
         let of_family = |v4: bool| {
-            let mut known = self.servers.iter().filter_map(|server| server.mapping);
-            known.find(|mapping| mapping.mapped.is_ipv4() == v4)
+            let known = self.servers.iter().filter_map(|server| Some((server, server.mapping?)));
+            let of_family = known.filter(|(_, mapping)| mapping.mapped.is_ipv4() == v4);
+            let best = of_family.min_by_key(|(server, _)| server.backoff >= SILENT);
+            best.map(|(_, mapping)| mapping)
         };
         [of_family(true), of_family(false)].into_iter().flatten()
     }
@@ -275,6 +280,33 @@ mod tests {
         assert!(servers.handle_response(local, server, &response, now).is_some());
         assert_eq!(servers.mappings().count(), 1);
         assert_eq!(servers.next_timeout(), Some(now + REFRESH + LATE));
+    }
+
+    #[test]
+    fn a_server_that_has_fallen_silent_does_not_hide_what_another_says() {
+        let start = Instant::now();
+        let (silent, alive) = (addr("198.51.100.1:3478"), addr("198.51.100.2:3478"));
+        let mut servers = StunServers::default();
+        servers.set(&[silent, alive], start);
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut ask = |servers: &mut StunServers, now, answering: &[SocketAddr], port: u8| {
+            let mut sent = Vec::new();
+            servers.handle_timeout(now, &mut rng, |t| sent.push(t));
+            for request in sent.iter().filter(|t| answering.contains(&t.path.remote)) {
+                let mut response = SAMPLE_V4.to_vec();
+                response[8..20].copy_from_slice(&request.payload[8..20]);
+                response[27] = port;
+                let from = request.path.remote;
+                servers.handle_response(addr("10.0.0.1:52625"), from, &response, now).unwrap();
+            }
+            servers.mappings().map(|m| m.mapped.port() as u8).collect::<Vec<_>>()
+        };
+        let before = ask(&mut servers, start, &[silent, alive], 1);
+        let mut after = Vec::new();
+        for seconds in 1..120 {
+            after = ask(&mut servers, start + Duration::from_secs(seconds), &[alive], 2);
+        }
+        assert_ne!(before, after);
     }
 
     #[test]

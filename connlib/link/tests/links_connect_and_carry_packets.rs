@@ -232,3 +232,38 @@ fn a_peer_that_invents_addresses_is_not_remembered_without_end() {
     pair.run(Duration::from_secs(1));
     assert_eq!(pair.gateway.packets, [packet(b"still works")]);
 }
+
+#[test]
+fn a_gateway_that_has_lost_the_link_gets_a_new_session_with_the_next_authorization() {
+    let mut pair = Pair::new();
+    pair.connect();
+    pair.run(Duration::from_secs(5));
+    pair.gateway.node.remove(CLIENT);
+    let config = pair.gateway_config();
+    assert_eq!(pair.gateway.node.upsert(config, pair.now), Upsert::Created);
+    let config = pair.client_config();
+    assert_eq!(pair.client.node.upsert(config, pair.now), Upsert::Reused);
+    pair.run(Duration::from_secs(1));
+    pair.upload(&packet(b"again"));
+    pair.run(Duration::from_secs(1));
+    assert_eq!(pair.gateway.packets, [packet(b"again")]);
+}
+
+#[test]
+fn a_client_that_sleeps_goes_on_with_its_session() {
+    let mut pair = Pair::new();
+    pair.connect();
+    pair.lose = |_| true;
+    // Something behind the gateway keeps sending.
+    for _ in 0..60 {
+        pair.download(&packet(b"lost"));
+        let gateway = &mut pair.gateway;
+        pair.now += Duration::from_secs(1);
+        gateway.node.handle_timeout(pair.now);
+        while !matches!(gateway.node.poll_output(), connlib_link::Output::Timeout(_)) {}
+    }
+    pair.lose = |_| false;
+    pair.upload(&packet(b"awake"));
+    pair.run(Duration::from_secs(2));
+    assert_eq!(pair.gateway.packets, [packet(b"awake")]);
+}
