@@ -6,6 +6,9 @@ use anyhow::Result;
 
 use crate::Namespace;
 
+/// Ranges that the internet has no routes for (RFC 1918 §3, RFC 4193 §3.1).
+const PRIVATE: [&str; 4] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
+
 /// How a router translates what leaves it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Nat {
@@ -27,12 +30,20 @@ impl Router {
         namespace.sysctl("net.ipv6.conf.all.forwarding", 1)?;
         // A cable that is pulled and put back must find the addresses that were there.
         namespace.sysctl("net.ipv6.conf.all.keep_addr_on_down", 1)?;
+        // Whoever tries several addresses at once hears of each that is out of reach.
+        namespace.sysctl("net.ipv4.icmp_ratelimit", 0)?;
+        namespace.sysctl("net.ipv6.icmp.ratelimit", 0)?;
         Ok(Self { namespace })
     }
 
     /// Masquerades both address families towards the interface `wan` and lets nothing in that
     /// does not answer something that went out. Replaces what was set before.
+    ///
+    /// Private addresses that lie nowhere near are unreachable, rather than lost on the internet.
     pub fn masquerade(&self, wan: &str, nat: Nat) -> Result<()> {
+        for range in PRIVATE {
+            self.namespace.ip(&format!("route replace unreachable {range}"))?;
+        }
         let ports = match nat {
             Nat::Masquerade => "",
             Nat::Symmetric => "random,fully-random",
