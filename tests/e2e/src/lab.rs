@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{Binaries, Namespace, Router, link::Switch, log::Log, sweep};
+use crate::{Binaries, Namespace, Router, link::Switch, log::Log, namespace, sweep};
 
 /// Where labs keep their locks and logs; one directory a lab. On a disk, because tests move large
 /// files.
@@ -182,6 +182,7 @@ impl Site {
         if let Err(error) = sweep::take_down(&self.shared.id) {
             eprintln!("cannot clean up after lab {}: {error:#}", self.shared.id);
         }
+        namespace::remove_etc(&self.shared.directory);
         drop(fs::remove_file(self.shared.directory.join("lock")));
     }
 

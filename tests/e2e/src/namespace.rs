@@ -3,13 +3,15 @@
 //! Everything is as `ip netns` has it (the handle in `/run/netns`, files in `/etc/netns/NAME`
 //! that stand for those in `/etc`), so `ip netns exec` shows what the lab's programs see. The lab
 //! enters namespaces by itself: `ip netns exec` would hide the BPF file system and needs a shell
-//! for anything else. `/sys` stays the host's.
+//! for anything else. What programs put beside the files of `/etc` stays in the namespace as well: it
+//! has a folder of its own, whose entries lead to the host's. `/sys` stays the host's.
 
 use std::{
     fmt::Display,
     fs::{self, File},
-    io::ErrorKind,
+    io::{self, ErrorKind},
     net::IpAddr,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command as System, Stdio},
     thread,
@@ -29,6 +31,9 @@ use crate::{
 /// Where `ip netns` keeps its handles.
 pub(crate) const HANDLES: &str = "/run/netns";
 const FILES: &str = "/etc/netns";
+/// Below a lab's directory: the namespaces' own folders for `/etc`, and where they find the host's.
+const OWN_ETC: &str = "etc";
+const HOST_ETC: &str = "host-etc";
 
 /// Names resolve by files and DNS alone: a host's resolver daemons are reached through sockets,
 /// which namespaces do not part.
@@ -51,6 +56,8 @@ impl Namespace {
             fs::write(files.join("resolv.conf"), "")?;
             fs::write(files.join("nsswitch.conf"), NSSWITCH)?;
             fs::write(files.join("hosts"), "127.0.0.1 localhost\n::1 localhost\n")?;
+            fs::create_dir_all(site.directory().join(HOST_ETC))?;
+            lay_etc(&own_etc(&site, name), &site.directory().join(HOST_ETC), &files)?;
             ip(&["netns", "add", &full_name])
         })
         .with_context(|| format!("cannot create the namespace {full_name}"))?;
@@ -149,15 +156,52 @@ impl Namespace {
         unshare(CloneFlags::CLONE_NEWNS)?;
         // What is mounted from here on must not show outside.
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
-        for entry in fs::read_dir(Path::new(FILES).join(&self.full_name))? {
+        let (own, host) = (own_etc(&self.site, &self.name), self.site.directory().join(HOST_ETC));
+        bind(Path::new("/etc"), &host)?;
+        bind(&own, Path::new("/etc"))?;
+        let files = host.join("netns").join(&self.full_name);
+        for entry in fs::read_dir(files)? {
             let file = entry?;
-            let target = Path::new("/etc").join(file.file_name());
-            mount(Some(&file.path()), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-                .with_context(|| {
-                    format!("cannot stand in for {}: does it exist?", target.display())
-                })?;
+            bind(&file.path(), &Path::new("/etc").join(file.file_name()))?;
         }
         Ok(())
+    }
+}
+
+fn own_etc(site: &Site, name: &str) -> PathBuf {
+    site.directory().join(OWN_ETC).join(name)
+}
+
+/// Fills a folder that stands for `/etc`: `files` are to be mounted there, all else leads to where the host's is mounted.
+fn lay_etc(own: &Path, host: &Path, files: &Path) -> io::Result<()> {
+    fs::create_dir_all(own)?;
+    for entry in fs::read_dir("/etc")? {
+        let entry = entry?;
+        let (name, target) = (entry.file_name(), own.join(entry.file_name()));
+        if files.join(&name).exists() {
+            continue;
+        }
+        // A link stays what it is: it may be relative.
+        let is_link = entry.file_type()?.is_symlink();
+        symlink(if is_link { fs::read_link(entry.path())? } else { host.join(name) }, target)?;
+    }
+    for entry in fs::read_dir(files)? {
+        File::create(own.join(entry?.file_name()))?;
+    }
+    Ok(())
+}
+
+fn bind(source: &Path, target: &Path) -> Result<()> {
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+    mount(Some(source), target, None::<&str>, flags, None::<&str>)
+        .with_context(|| format!("{} cannot stand in for {}", source.display(), target.display()))
+}
+
+/// Removes what namespaces of a lab have of `/etc`.
+pub(crate) fn remove_etc(lab: &Path) {
+    for folder in [OWN_ETC, HOST_ETC] {
+        // Not what it leads to: links are not followed.
+        drop(fs::remove_dir_all(lab.join(folder)));
     }
 }
 

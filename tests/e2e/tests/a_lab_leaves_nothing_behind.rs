@@ -134,6 +134,17 @@ fn programs_see_resolvers_of_their_own() {
         .unwrap();
     assert_eq!(read(), "nameserver 100.100.111.1\n");
     assert_eq!(fs::read_to_string("/etc/resolv.conf").unwrap(), before);
+
+    // What it puts beside that file is there for them, and for nobody else.
+    let other = lab.namespace("other").unwrap();
+    let path = "/etc/resolv.conf.before-test";
+    node.command("sh").args(["-c", &format!("echo hello > {path}")]).run().unwrap();
+    assert_eq!(node.command("cat").arg(path).run().unwrap(), "hello\n");
+    other.command("cat").arg(path).run().unwrap_err();
+    assert!(!Path::new(path).exists(), "{path} is on the host");
+    // All else is the host's.
+    let passwd = fs::read_to_string("/etc/passwd").unwrap();
+    assert_eq!(node.command("cat").arg("/etc/passwd").run().unwrap(), passwd);
 }
 
 #[test]
