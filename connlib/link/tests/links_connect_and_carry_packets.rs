@@ -248,22 +248,3 @@ fn a_gateway_that_has_lost_the_link_gets_a_new_session_with_the_next_authorizati
     pair.run(Duration::from_secs(1));
     assert_eq!(pair.gateway.packets, [packet(b"again")]);
 }
-
-#[test]
-fn a_client_that_sleeps_goes_on_with_its_session() {
-    let mut pair = Pair::new();
-    pair.connect();
-    pair.lose = |_| true;
-    // Something behind the gateway keeps sending.
-    for _ in 0..60 {
-        pair.download(&packet(b"lost"));
-        let gateway = &mut pair.gateway;
-        pair.now += Duration::from_secs(1);
-        gateway.node.handle_timeout(pair.now);
-        while !matches!(gateway.node.poll_output(), connlib_link::Output::Timeout(_)) {}
-    }
-    pair.lose = |_| false;
-    pair.upload(&packet(b"awake"));
-    pair.run(Duration::from_secs(2));
-    assert_eq!(pair.gateway.packets, [packet(b"awake")]);
-}
