@@ -162,36 +162,54 @@ impl Announcements {
         }
     }
 
-    /// The gateway has lost what it knew, or it is another one: everything is announced anew. Packets that wait go on
-    /// waiting.
-    pub(super) fn restart_gateway(&mut self, gateway: GatewayId, now: Instant) {
-        for key in self.of(gateway) {
-            let mut pending = Phase::pending(now, false);
-            let Phase::Pending { retry_at, packets, .. } = &mut pending else { continue };
-            *retry_at = now;
-            if let Some(Phase::Pending { packets: waiting, .. }) = self.phase_mut(&key) {
-                *packets = std::mem::take(waiting);
-            }
-            self.enter(&key, pending);
+    /// The gateway has access to the resource to give (again).
+    ///
+    /// `is_new`: it has lost what it knew, or it is another one, and packets wait until it has confirmed. Otherwise it
+    /// may have, and they go on meanwhile.
+    pub(super) fn announce_again(
+        &mut self,
+        gateway: GatewayId,
+        resource: ResourceId,
+        is_new: bool,
+        now: Instant,
+    ) {
+        for key in
+            self.of(gateway).filter(|key| key.resource == resource).cloned().collect::<Vec<_>>()
+        {
+            let Some(phase) = self.phase_mut(&key) else { continue };
+            let (packets, is_refresh) = match phase {
+                Phase::Pending { packets, is_refresh, .. } => {
+                    (std::mem::take(packets), *is_refresh && !is_new)
+                }
+                Phase::Active { .. } => (VecDeque::new(), !is_new),
+                Phase::Failed { .. } => (VecDeque::new(), false),
+            };
+            self.enter(&key, Phase::at_once(now, packets, is_refresh));
         }
     }
 
     /// There is a path now: what is not confirmed is sent at once.
     pub(super) fn hurry(&mut self, gateway: GatewayId, now: Instant) {
-        for key in self.of(gateway) {
-            if let Some(Phase::Pending { since, packets, is_refresh, .. }) = self.phase_mut(&key) {
-                let (since, is_refresh) = (*since, *is_refresh);
-                let packets = std::mem::take(packets);
-                let (retry_at, backoff) = (now, FIRST_RETRY);
-                let hurried = Phase::Pending { since, retry_at, backoff, packets, is_refresh };
+        for key in self.of(gateway).cloned().collect::<Vec<_>>() {
+            if let Some(Phase::Pending { packets, is_refresh, .. }) = self.phase_mut(&key) {
+                let hurried = Phase::at_once(now, std::mem::take(packets), *is_refresh);
                 self.enter(&key, hurried);
             }
         }
     }
 
-    pub(super) fn forget(&mut self, mut is_void: impl FnMut(&Key) -> bool) {
-        self.by_key.retain(|key, _| !is_void(key));
+    /// Forgets what is void. Returns the packets that waited for it.
+    pub(super) fn forget(&mut self, mut is_void: impl FnMut(&Key) -> bool) -> Vec<Vec<u8>> {
+        let mut waiting = Vec::new();
+        self.by_key.retain(|key, known| {
+            let stays = !is_void(key);
+            if let (false, Phase::Pending { packets, .. }) = (stays, &mut known.phase) {
+                waiting.extend(packets.drain(..));
+            }
+            stays
+        });
         self.due.retain(|(_, key)| self.by_key.contains_key(key));
+        waiting
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
@@ -247,8 +265,8 @@ impl Announcements {
         self.by_key.get_mut(key).map(|known| &mut known.phase)
     }
 
-    fn of(&self, gateway: GatewayId) -> Vec<Key> {
-        self.by_key.keys().filter(|key| key.gateway == gateway).cloned().collect()
+    fn of(&self, gateway: GatewayId) -> impl Iterator<Item = &Key> {
+        self.by_key.keys().filter(move |key| key.gateway == gateway)
     }
 
     fn make_room(&mut self) {
@@ -271,6 +289,12 @@ impl Phase {
             packets: VecDeque::new(),
             is_refresh,
         }
+    }
+
+    /// As [`pending`](Self::pending), due now.
+    fn at_once(now: Instant, packets: VecDeque<Vec<u8>>, is_refresh: bool) -> Self {
+        let (since, retry_at, backoff) = (now, now, FIRST_RETRY);
+        Self::Pending { since, retry_at, backoff, packets, is_refresh }
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -356,13 +380,32 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_that_restarted_is_told_again() {
+    fn a_gateway_that_gives_access_again_is_told_again() {
+        let now = Instant::now();
+        let (gateway, resource) = (key().gateway, key().resource);
+        for (is_new, expected) in [(true, Announced::Wait(None)), (false, Announced::Yes)] {
+            let mut announcements = Announcements::default();
+            announcements.announce(&key(), addresses, now);
+            announcements.confirm(&key(), true, now);
+            announcements.announce_again(gateway, resource, is_new, now);
+            assert_eq!(announcements.announce(&key(), addresses, now), expected);
+            assert!(matches!(announcements.pop_due(now, |_| true), Some(Due::Send(..))));
+            // What was refused is no longer held against the name.
+            announcements.confirm(&key(), false, now);
+            assert_eq!(announcements.announce(&key(), addresses, now), Announced::Refused);
+            announcements.announce_again(gateway, resource, is_new, now);
+            assert_eq!(announcements.announce(&key(), addresses, now), Announced::Wait(None));
+        }
+    }
+
+    #[test]
+    fn what_waited_for_a_void_name_is_handed_back() {
         let now = Instant::now();
         let mut announcements = Announcements::default();
         announcements.announce(&key(), addresses, now);
-        announcements.confirm(&key(), true, now);
-        announcements.restart_gateway(key().gateway, now);
-        assert_eq!(announcements.announce(&key(), addresses, now), Announced::Wait(None));
-        assert!(matches!(announcements.pop_due(now, |_| true), Some(Due::Send(..))));
+        announcements.keep_packet(&key(), b"1");
+        assert!(announcements.forget(|_| false).is_empty());
+        assert_eq!(announcements.forget(|other| *other == key()), [b"1"]);
+        assert_eq!(announcements.next_timeout(), None);
     }
 }

@@ -26,7 +26,10 @@ const MAX_ATTEMPTS: u32 = 5;
 const FIRST_HOLD_OFF: Duration = Duration::from_millis(500);
 const MAX_HOLD_OFF: Duration = Duration::from_secs(30);
 /// What is away may be back at any time, and nobody tells us.
-const MAX_HOLD_OFF_AWAY: Duration = Duration::from_secs(4);
+const MAX_HOLD_OFF_AWAY: Duration = Duration::from_secs(2);
+
+/// Access that a gateway denies sooner than this after it was granted, or asked about, is not asked about.
+const DOUBT_PAUSE: Duration = Duration::from_secs(5);
 
 /// A refusal that nobody asked about for so long is forgotten.
 const REFUSAL_LIFETIME: Duration = Duration::from_secs(300);
@@ -180,7 +183,22 @@ impl Authorizations {
         }
     }
 
-    /// There is none. Returns what waited for it.
+    /// Whether the portal is to be asked if this gateway still gives access, as it says no to something. Not more often
+    /// than every few seconds; packets go on meanwhile.
+    pub(super) fn doubt(&mut self, resource: ResourceId, gateway: GatewayId, now: Instant) -> bool {
+        match self.by_resource.get_mut(&resource) {
+            Some(State::Granted { gateway: other, since })
+                if *other == gateway && now >= *since + DOUBT_PAUSE =>
+            {
+                *since = now;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// There is none. Returns what waited for it. Access that was there stays if the portal only doesn't know how to
+    /// give it at present.
     pub(super) fn refuse(
         &mut self,
         resource: ResourceId,
@@ -188,9 +206,12 @@ impl Authorizations {
         now: Instant,
     ) -> Waiting {
         let Some(state) = self.by_resource.get_mut(&resource) else { return Waiting::default() };
-        let State::Pending(pending) = state else { return Waiting::default() };
-        let waiting = std::mem::take(&mut pending.waiting);
-        *state = State::Refused { reason, at: now, hold_off: pending.hold_off };
+        let (waiting, hold_off) = match state {
+            State::Pending(pending) => (std::mem::take(&mut pending.waiting), pending.hold_off),
+            State::Granted { .. } if is_final(reason) => (Waiting::default(), FIRST_HOLD_OFF),
+            State::Granted { .. } | State::Refused { .. } => return Waiting::default(),
+        };
+        *state = State::Refused { reason, at: now, hold_off };
         waiting
     }
 
@@ -274,6 +295,11 @@ fn max_hold_off(reason: FailureReason) -> Duration {
     }
 }
 
+/// Whether the portal says that there is to be no access, rather than that nobody is there to give it.
+fn is_final(reason: FailureReason) -> bool {
+    matches!(reason, FailureReason::Forbidden | FailureReason::NotFound)
+}
+
 fn is_same_syn(one: &[u8], other: &[u8]) -> bool {
     let (Ok(one), Ok(other)) = (Headers::parse(one), Headers::parse(other)) else { return false };
     let is_syn = |headers: &Headers| {
@@ -334,6 +360,24 @@ mod tests {
             authorizations.refuse(RESOURCE, FailureReason::Forbidden, now);
             now += previous * 3;
         }
+    }
+
+    #[test]
+    fn access_in_doubt_goes_on_until_the_portal_says_no() {
+        let start = Instant::now();
+        let mut authorizations = Authorizations::default();
+        authorizations.access(RESOURCE, start);
+        authorizations.grant(RESOURCE, GATEWAY, start);
+        assert!(!authorizations.doubt(RESOURCE, GATEWAY, start));
+        let later = start + DOUBT_PAUSE;
+        assert!(!authorizations.doubt(RESOURCE, GatewayId::from_u128(3), later));
+        assert!(authorizations.doubt(RESOURCE, GATEWAY, later));
+        assert!(!authorizations.doubt(RESOURCE, GATEWAY, later));
+        authorizations.refuse(RESOURCE, FailureReason::Offline, later);
+        assert_eq!(authorizations.access(RESOURCE, later), Access::Granted(GATEWAY));
+        authorizations.refuse(RESOURCE, FailureReason::Forbidden, later);
+        let refused = Access::Refused(FailureReason::Forbidden);
+        assert_eq!(authorizations.access(RESOURCE, later), refused);
     }
 
     #[test]

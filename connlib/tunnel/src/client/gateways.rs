@@ -59,22 +59,24 @@ struct Known {
 const MAX_FAMILIAR: usize = 16;
 
 impl Gateways {
-    /// Adds or replaces a gateway, as not connected if its key is new.
-    pub(super) fn upsert(&mut self, gateway: Gateway) {
+    /// Adds or replaces a gateway, as not connected if its link is new.
+    pub(super) fn upsert(&mut self, gateway: Gateway, is_link_new: bool) {
         self.familiar.retain(|id| *id != gateway.id);
         if self.familiar.len() == MAX_FAMILIAR {
             self.familiar.remove(0);
         }
         self.familiar.push(gateway.id);
-        if self.by_id.get(&gateway.id).is_some_and(|known| known.gateway == gateway) {
+        let is_same = self.by_id.get(&gateway.id).is_some_and(|known| known.gateway == gateway);
+        if is_same && !is_link_new {
             return;
         }
+        let is_connected = !is_link_new && self.is_connected(gateway.id);
         self.remove(gateway.id);
         self.slots += 1;
         self.by_address.insert(gateway.ipv4.into(), gateway.id);
         self.by_address.insert(gateway.ipv6.into(), gateway.id);
         let slot = self.slots;
-        self.by_id.insert(gateway.id, Known { gateway, is_connected: false, slot });
+        self.by_id.insert(gateway.id, Known { gateway, is_connected, slot });
     }
 
     pub(super) fn remove(&mut self, id: GatewayId) -> Option<Gateway> {

@@ -4,6 +4,7 @@
 //! these the one with the more specific pattern or the longer prefix; of these the one with the greater id. The
 //! internet resource comes last. A gateway decides by the same rule.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use connlib_dns::{Name, StubResolver};
@@ -19,7 +20,7 @@ use crate::ids::ResourceId;
 pub(super) struct Routes {
     v4: PrefixMap<Ipv4Net, Vec<Entry>>,
     v6: PrefixMap<Ipv6Net, Vec<Entry>>,
-    internet: Option<ResourceId>,
+    internet: BTreeSet<ResourceId>,
 }
 
 #[derive(Debug, Clone)]
@@ -45,7 +46,7 @@ impl Routes {
         match resource.target {
             Target::Cidr(IpNet::V4(net)) => add(self.v4.entry(net.trunc()).or_default(), entry()),
             Target::Cidr(IpNet::V6(net)) => add(self.v6.entry(net.trunc()).or_default(), entry()),
-            Target::Internet => self.internet = self.internet.max(Some(resource.id)),
+            Target::Internet => drop(self.internet.insert(resource.id)),
             Target::Dns { .. } => {}
         }
     }
@@ -66,8 +67,8 @@ impl Routes {
                     self.v6.remove(&net);
                 }
             }
-            Target::Internet if self.internet == Some(resource.id) => self.internet = None,
-            Target::Internet | Target::Dns { .. } => {}
+            Target::Internet => drop(self.internet.remove(&resource.id)),
+            Target::Dns { .. } => {}
         }
     }
 
@@ -78,7 +79,7 @@ impl Routes {
     }
 
     pub(super) fn has_internet(&self) -> bool {
-        self.internet.is_some()
+        !self.internet.is_empty()
     }
 
     /// The CIDR resource, or the internet resource, that a packet to `destination` is for.
@@ -107,7 +108,7 @@ impl Routes {
                 self.v6.cover_values(&Ipv6Net::from(ip)).for_each(&mut consider);
             }
         }
-        match (best, self.internet.filter(|_| internet_active)) {
+        match (best, self.internet.last().copied().filter(|_| internet_active)) {
             (Some(resource), _) => Route::Resource(resource, None),
             (None, _) if covered => Route::Prohibited,
             (None, Some(internet)) => Route::Resource(internet, None),
@@ -126,7 +127,7 @@ impl Routes {
             IpAddr::V4(ip) => self.v4.cover_values(&Ipv4Net::from(ip)).any(&mut any),
             IpAddr::V6(ip) => self.v6.cover_values(&Ipv6Net::from(ip)).any(&mut any),
         };
-        by_network || self.internet.is_some_and(granted)
+        by_network || self.internet.iter().any(|id| granted(*id))
     }
 }
 

@@ -63,6 +63,7 @@ pub struct ClientTunnel {
     last_config: Option<TunConfig>,
     last_resources: Vec<ResourceState>,
     errors: TokenBucket,
+    is_portal_away: bool,
     pub(super) stats: Stats,
 }
 
@@ -108,6 +109,7 @@ impl ClientTunnel {
             last_config: None,
             last_resources: Vec::new(),
             errors: TokenBucket::new(ERROR_BURST, ERROR_INTERVAL, now),
+            is_portal_away: false,
             stats: Stats::default(),
         }
     }
@@ -137,7 +139,14 @@ impl ClientTunnel {
         if self.interface.as_ref() == Some(&interface) {
             return;
         }
+        let addresses = |interface: &Interface| (interface.ipv4, interface.ipv6);
+        let is_readdressed =
+            self.interface.as_ref().is_some_and(|old| addresses(old) != addresses(&interface));
         self.interface = Some(interface);
+        if is_readdressed {
+            // Gateways expect packets from the old addresses.
+            self.leave_all(now);
+        }
         self.forget_flows();
         self.update_dns(now);
     }
@@ -154,6 +163,13 @@ impl ClientTunnel {
     pub fn set_internet_resource_active(&mut self, active: bool, now: Instant) {
         if self.internet_active != active {
             self.internet_active = active;
+            let is_internet = |resource: &&Resource| resource.target == Target::Internet;
+            let internet: Vec<_> =
+                self.resources.values().filter(is_internet).map(|resource| resource.id).collect();
+            for id in internet.into_iter().filter(|_| !active) {
+                let waiting = self.authorizations.forget(id);
+                self.refuse_queries(&waiting, now);
+            }
             self.forget_flows();
             self.leave_unused_gateways(now);
             self.publish();
@@ -220,8 +236,14 @@ impl ClientTunnel {
         self.forget_flows();
     }
 
+    /// The portal is away: access that we have is kept, as nobody could give it again.
+    pub fn handle_portal_lost(&mut self) {
+        self.is_portal_away = true;
+    }
+
     /// The portal is there (again): what it has not answered is asked once more.
     pub fn handle_portal_connected(&mut self, now: Instant) {
+        self.is_portal_away = false;
         self.authorizations.ask_all(now);
         self.handle_timeout(now);
     }
@@ -248,24 +270,35 @@ impl ClientTunnel {
             local: keys.client_ice,
             remote: keys.gateway_ice,
         };
-        match self.node.upsert(config, now) {
-            Upsert::Refused => {
-                let waiting = self.authorizations.refuse(resource, FailureReason::Other, now);
-                self.reject(&waiting, IcmpError::unreachable, now);
-                return;
-            }
-            // The other end has lost all that it knew of us.
-            Upsert::Replaced => self.announcements.restart_gateway(id, now),
-            Upsert::Created | Upsert::Reused => {}
+        let upsert = self.node.upsert(config, now);
+        if upsert == Upsert::Refused {
+            return self.handle_authorization_failed(resource, FailureReason::Other, now);
         }
-        self.gateways.upsert(gateway);
+        let is_link_new = upsert != Upsert::Reused;
+        let previous = self.authorizations.gateway(resource);
+        if is_link_new {
+            // The other end has lost all that it knew of us: other access through it is asked for anew.
+            self.authorizations.forget_gateway(id);
+        }
+        let is_void = |key: &Key| match key.resource == resource {
+            true => key.gateway != id,
+            false => key.gateway == id && is_link_new,
+        };
+        let mut packets = self.announcements.forget(is_void);
+        let is_new = is_link_new || previous != Some(id);
+        self.announcements.announce_again(id, resource, is_new, now);
+        self.gateways.upsert(gateway, is_link_new);
         self.forget_flows();
         let waiting = self.authorizations.grant(resource, id, now);
-        for packet in waiting.packets {
+        packets.extend(waiting.packets);
+        for packet in packets {
             self.route_again(&packet, now);
         }
         for (client, query) in waiting.queries {
             self.ask_gateway(client, query, resource, now);
+        }
+        if let Some(previous) = previous.filter(|previous| *previous != id) {
+            self.leave_if_unused(previous, now);
         }
         self.publish();
     }
@@ -277,8 +310,14 @@ impl ClientTunnel {
         reason: FailureReason,
         now: Instant,
     ) {
+        let gateway = self.authorizations.gateway(resource);
         let waiting = self.authorizations.refuse(resource, reason, now);
         self.give_up(resource, reason, &waiting, now);
+        if let Some(gateway) = gateway.filter(|_| self.authorizations.gateway(resource).is_none()) {
+            self.announcements.forget(|key| key.resource == resource);
+            self.forget_flows();
+            self.leave_if_unused(gateway, now);
+        }
     }
 
     fn give_up(
@@ -321,6 +360,10 @@ impl ClientTunnel {
 
     /// Says goodbye to all gateways. Send what comes out, and no more.
     pub fn shutdown(&mut self, now: Instant) {
+        self.leave_all(now);
+    }
+
+    fn leave_all(&mut self, now: Instant) {
         for gateway in self.gateways.ids() {
             self.leave(gateway, now);
         }
@@ -440,13 +483,12 @@ impl ClientTunnel {
         if !is_active {
             self.forget_flows();
         }
-        // A gateway that has restarted may know nothing of an authorization that we rely on.
-        let is_stale = !is_active && self.forget_stale_access(key.resource, gateway, now);
-        if is_stale {
-            self.announcements.forget(|other| *other == key);
+        // Perhaps the name has no addresses, or the gateway knows nothing of an authorization that we rely on.
+        if !is_active && self.authorizations.doubt(key.resource, gateway, now) {
+            self.ask_portal(key.resource);
         }
         for packet in packets {
-            if is_active || is_stale {
+            if is_active {
                 self.route_again(&packet, now);
             } else {
                 answer(&mut self.outputs, &mut self.errors, &packet, IcmpError::unreachable, now);
@@ -454,23 +496,17 @@ impl ClientTunnel {
         }
     }
 
-    /// A gateway denies access that we rely on. True if that is a matter of the past now: traffic asks anew.
-    fn forget_stale_access(
-        &mut self,
-        resource: ResourceId,
-        gateway: GatewayId,
-        now: Instant,
-    ) -> bool {
+    /// A gateway denies access that we rely on: if that is a matter of the past, traffic asks anew.
+    fn forget_stale_access(&mut self, resource: ResourceId, gateway: GatewayId, now: Instant) {
         let is_old = self
             .authorizations
             .granted_since(resource)
             .is_some_and(|since| now >= since + REGRANT_PAUSE);
         let is_stale = is_old && self.authorizations.gateway(resource) == Some(gateway);
-        if is_stale {
+        if is_stale && !self.is_portal_away {
             self.authorizations.forget(resource);
             self.forget_flows();
         }
-        is_stale
     }
 
     /// What is to be done with a packet that goes to `destination`.
@@ -631,12 +667,13 @@ impl ClientTunnel {
 
     fn ask_gateway(&mut self, client: Client, query: Query, resource: ResourceId, now: Instant) {
         match self.access(resource, now) {
-            Access::Granted(gateway) => {
-                if let Some(gateway) = self.gateways.get(gateway) {
+            Access::Granted(gateway) => match self.gateways.get(gateway) {
+                Some(gateway) => {
                     let server = gateway.dns_server(client.server.ip());
                     self.dns.forward_to_gateway(client, query, server, now);
                 }
-            }
+                None => self.dns.refuse(client, &query, now),
+            },
             Access::Pending { .. } => {
                 if !self.authorizations.keep_query(resource, client, &query) {
                     self.dns.refuse(client, &query, now);
@@ -692,9 +729,13 @@ impl ClientTunnel {
     /// Says goodbye to gateways that give access to nothing any more.
     fn leave_unused_gateways(&mut self, now: Instant) {
         for gateway in self.gateways.ids() {
-            if self.authorizations.through(gateway).next().is_none() {
-                self.leave(gateway, now);
-            }
+            self.leave_if_unused(gateway, now);
+        }
+    }
+
+    fn leave_if_unused(&mut self, gateway: GatewayId, now: Instant) {
+        if self.authorizations.through(gateway).next().is_none() {
+            self.leave(gateway, now);
         }
     }
 
