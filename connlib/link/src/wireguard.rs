@@ -193,8 +193,8 @@ impl WireGuard {
             }
             Some(DATA) => {
                 self.confirmed = true;
-                // The peer answers in a session that we know: no handshake of ours is missing.
-                if self.session_since.is_some() {
+                // The peer answers in a session that lasts: no handshake of ours is missing.
+                if self.session_since.is_some() && !self.is_ending(now) {
                     self.handshake = None;
                 }
             }
