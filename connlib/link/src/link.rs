@@ -207,6 +207,11 @@ impl Link {
         self.agent.nominated_pair_rtt()
     }
 
+    /// When the peer was last heard, or the link was made.
+    pub(crate) fn last_heard(&self) -> Instant {
+        self.last_heard
+    }
+
     /// Takes over what this end can be reached by, and tells the peer what changed.
     pub(crate) fn set_local_candidates(
         &mut self,

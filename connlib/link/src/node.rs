@@ -217,6 +217,11 @@ impl Node {
         self.link(peer)?.round_trip()
     }
 
+    /// When a packet, or a sign of life, of this peer last came, or its link was made.
+    pub fn last_heard(&self, peer: PeerId) -> Option<Instant> {
+        Some(self.link(peer)?.last_heard())
+    }
+
     /// Takes a candidate of the peer's, an SDP attribute. Unknown peers and malformed candidates are ignored.
     pub fn add_remote_candidate(&mut self, peer: PeerId, candidate: &str, now: Instant) {
         self.with_link(peer, now, |link, out| link.add_remote_candidate(candidate, now, out));

@@ -244,6 +244,8 @@ impl Authorizations {
             match state {
                 State::Pending(pending) => {
                     (pending.retry_at, pending.backoff, pending.attempts) = (now, FIRST_RETRY, 0);
+                    // When the portal was away, gateways come back to it as we do: one by one.
+                    pending.hold_off = FIRST_HOLD_OFF;
                 }
                 State::Refused { hold_off, .. } => *hold_off = Duration::ZERO,
                 State::Granted { .. } => {}

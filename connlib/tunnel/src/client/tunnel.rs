@@ -32,6 +32,9 @@ use crate::token_bucket::TokenBucket;
 /// Access that is refused by a gateway sooner than this after it was granted was not a matter of the past.
 const REGRANT_PAUSE: Duration = Duration::from_secs(2);
 
+/// A gateway that was not heard for so long may be another one by now.
+const SILENT_AFTER: Duration = Duration::from_secs(3);
+
 /// ICMP errors that applications get: a burst, and then one per interval.
 const ERROR_BURST: u32 = 64;
 const ERROR_INTERVAL: Duration = Duration::from_millis(10);
@@ -246,6 +249,20 @@ impl ClientTunnel {
         self.is_portal_away = false;
         self.authorizations.ask_all(now);
         self.handle_timeout(now);
+        self.ask_about_silent_gateways(now);
+    }
+
+    /// A gateway may have restarted while the portal could not tell us: for one that has been silent the answer brings
+    /// its new key; for any other it changes nothing.
+    fn ask_about_silent_gateways(&mut self, now: Instant) {
+        for gateway in self.gateways.ids() {
+            let last_heard = self.node.last_heard(gateway.into());
+            let is_silent = last_heard.is_some_and(|at| now >= at + SILENT_AFTER);
+            let resource = self.authorizations.through(gateway).next();
+            if let Some(resource) = resource.filter(|_| is_silent) {
+                self.ask_portal(resource);
+            }
+        }
     }
 
     /// There is access to a resource through this gateway. Also takes an answer that was not asked for: a gateway that
