@@ -81,6 +81,8 @@ pub(crate) struct Flow {
     pub(crate) id: FlowId,
     pub(crate) spec: FlowSpec,
     pub(crate) is_running: bool,
+    /// When it began to send something, after a pause.
+    pub(crate) resumed_at: Instant,
     /// The address it uses at present.
     address: Option<IpAddr>,
     looked_up_at: Option<Instant>,
@@ -110,7 +112,7 @@ pub(crate) enum Step {
 }
 
 impl Flow {
-    pub(crate) fn new(id: FlowId, spec: FlowSpec) -> Self {
+    pub(crate) fn new(id: FlowId, spec: FlowSpec, now: Instant) -> Self {
         let address = match &spec.to {
             To::Address(address) => Some(*address),
             To::Name(..) => None,
@@ -119,6 +121,7 @@ impl Flow {
             id,
             spec,
             is_running: true,
+            resumed_at: now,
             address,
             looked_up_at: None,
             asked: None,

@@ -22,7 +22,8 @@ fn whatever_happens_packets_meet_their_fate() {
         return;
     }
     let worlds = number("CONNLIB_SIM_WORLDS").unwrap_or(WORLDS);
-    let next = AtomicU64::new(0);
+    let first = number("CONNLIB_SIM_FIRST").unwrap_or_default();
+    let next = AtomicU64::new(first);
     let outcomes = Mutex::new(Vec::<Outcome>::new());
     let failed = Mutex::new(Vec::new());
     let threads = thread::available_parallelism().map_or(2, usize::from);
@@ -31,7 +32,7 @@ fn whatever_happens_packets_meet_their_fate() {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= worlds {
+                    if seed >= first + worlds {
                         return;
                     }
                     match catch_unwind(|| live(seed)) {

@@ -121,3 +121,21 @@ fn handshakes_that_get_lost_stop_nothing() {
         one_way(true, true, period, line);
     }
 }
+
+#[test]
+fn traffic_that_begins_as_a_session_ends_is_not_disturbed() {
+    let line = Line::clean(Duration::from_millis(40));
+    for pause in 165..185 {
+        let (mut world, flow) = connected(4, line, Access::public(line));
+        world.pause(flow);
+        world.run(pause * SECOND);
+        let before = world.handshakes();
+        let spec = FlowSpec::to_address(0, What::Udp(7), "10.0.0.2");
+        world.start(spec.every(Duration::from_millis(20)));
+        world.run(20 * SECOND);
+        let handshakes = world.handshakes() - before;
+        assert!(handshakes <= 4, "{handshakes} handshakes after {pause} s");
+        let tally = world.finish();
+        assert_eq!((tally.excused, tally.lost), (0, 0), "after a pause of {pause} s");
+    }
+}

@@ -151,6 +151,11 @@ impl ClientHost {
         self.drain(now, out);
     }
 
+    pub(crate) fn handle_portal_lost(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        self.tunnel.handle_portal_lost();
+        self.drain(now, out);
+    }
+
     pub(crate) fn set_internet_active(
         &mut self,
         active: bool,

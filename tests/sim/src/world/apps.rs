@@ -7,6 +7,7 @@ use connlib_dns::Name;
 use connlib_packet::{Headers, Offload, Transport, TunPacket};
 use connlib_tunnel::{ResourceId, Service};
 
+use super::faults::LOSSES;
 use super::{Happening, SITE_LATENCY, World, bounds};
 use crate::app::{self, FlowId, Step};
 use crate::internet::Node;
@@ -80,7 +81,8 @@ impl World {
         let source = SocketAddr::new(self.own_address(client, to), port);
         let packet = app::packet(probe, source, to, service, flags, size);
         let (expected, resource) = self.expect(id, service);
-        if resource.is_some_and(|resource| self.unaware.remove(&(client, resource))) {
+        let is_told = !self.to_be_told.contains(&client);
+        if is_told && resource.is_some_and(|id| self.unaware.remove(&(client, id))) {
             // It learns from this packet that it has to ask again.
             self.authorization_is_over(client);
         }
@@ -135,9 +137,12 @@ impl World {
     fn is_strict(&self, id: FlowId) -> bool {
         let client = self.flows[id.0].spec.client;
         // A refusal that was right when the portal made it may still be under way, or be believed.
-        let can_get_it = self.complete_since.is_some_and(|at| self.now >= at + bounds::POLICY);
+        let can_get_it = self.complete_since.is_some_and(|at| self.now >= at + bounds::RELINKED);
         let is_told = !self.to_be_told.contains(&client);
-        is_told && (can_get_it || self.model.works(id, client))
+        let works = self.model.works(id, client);
+        // What waits for a path is limited, and if handshakes get lost the path takes its time.
+        let has_time = self.is_clean(client) || self.now >= self.flows[id.0].resumed_at + LOSSES;
+        is_told && (works || can_get_it && has_time)
     }
 
     /// A packet comes out of a gateway.

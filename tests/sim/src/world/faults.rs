@@ -9,6 +9,9 @@ use crate::hosts::{ClientHost, GatewayHost};
 use crate::internet::{Access, Line, Node};
 use crate::portal::ResourceSpec;
 
+/// What a line that loses up to a tenth of its datagrams, each way, adds to anything.
+pub(super) const LOSSES: Duration = Duration::from_secs(25);
+
 /// Longest silence after each of these, beyond its own length and on a network without delays.
 pub mod bounds {
     use std::time::Duration;
@@ -23,6 +26,8 @@ pub mod bounds {
     pub const CRASHED: Duration = Duration::from_millis(2000);
     /// A line was away for so long that links were given up.
     pub const RELINKED: Duration = Duration::from_millis(3000);
+    /// A gateway has crashed, and what a client had through it ended before it was back: nobody tells the client.
+    pub const FORGOTTEN: Duration = Duration::from_secs(40);
     /// Something in the policy is another thing now.
     pub const POLICY: Duration = Duration::from_millis(1000);
 }
@@ -192,7 +197,7 @@ impl World {
         let resource = ResourceId::from_u128(resource);
         self.change_policy(client);
         if self.complete_since.is_none() {
-            self.unaware.insert((client, resource));
+            self.authorization_expires(client, resource);
         }
         self.portal.revoke(client, resource);
         self.post();
@@ -218,6 +223,9 @@ impl World {
     pub(super) fn authorization_expires(&mut self, client: usize, resource: ResourceId) {
         self.unaware.insert((client, resource));
         self.authorization_is_over(client);
+        if self.gateways.iter().any(|machine| machine.host.is_none()) {
+            self.break_client(client, bounds::FORGOTTEN);
+        }
     }
 
     fn change_policy(&mut self, client: usize) {
@@ -287,11 +295,14 @@ impl World {
 
     /// What the network's delays and losses add to any bound.
     fn slack(&self, client: usize) -> Duration {
-        let round_trip = self.round_trip(client);
-        let all = self.gateways.iter().map(|machine| machine.access.line);
-        let is_clean = all.chain([self.clients[client].access.line]).all(|line| line.is_clean());
-        let losses = if is_clean { Duration::ZERO } else { Duration::from_secs(25) };
-        12 * round_trip + 10 * PORTAL_LATENCY + losses
+        let losses = if self.is_clean(client) { Duration::ZERO } else { LOSSES };
+        12 * self.round_trip(client) + 10 * PORTAL_LATENCY + losses
+    }
+
+    /// Whether nothing is lost between a client and its gateways.
+    pub(super) fn is_clean(&self, client: usize) -> bool {
+        let gateways = self.gateways.iter().map(|machine| machine.access.line);
+        gateways.chain([self.clients[client].access.line]).all(|line| line.is_clean())
     }
 
     /// How long a packet may take there and back, the path included that has to be found first.
@@ -315,6 +326,9 @@ impl World {
             wire.disconnect();
             self.complete_since = None;
             self.portal.leave(node, now);
+            if let Node::Client(number) = node {
+                self.with_client(number, |host, out| host.handle_portal_lost(now, out));
+            }
             self.post();
         }
     }

@@ -202,7 +202,7 @@ impl World {
     /// Starts an application.
     pub fn start(&mut self, spec: FlowSpec) -> FlowId {
         let id = FlowId(self.flows.len());
-        self.flows.push(Flow::new(id, spec));
+        self.flows.push(Flow::new(id, spec, self.now));
         self.schedule(self.now, Happening::Tick(id));
         id
     }
@@ -219,7 +219,10 @@ impl World {
 
     /// An application goes on.
     pub fn resume(&mut self, flow: FlowId) {
-        if !std::mem::replace(&mut self.flows[flow.0].is_running, true) {
+        let now = self.now;
+        let flow_state = &mut self.flows[flow.0];
+        if !std::mem::replace(&mut flow_state.is_running, true) {
+            flow_state.resumed_at = now;
             self.schedule(self.now, Happening::Tick(flow));
         }
     }
