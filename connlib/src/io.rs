@@ -10,8 +10,11 @@ use connlib_net::tun::{READ_BUFFER, Tun};
 use connlib_net::udp::{self, RECEIVE_BUFFER, UdpSockets};
 use connlib_packet::{PacketBatch, Scratch, TunPacket};
 
-/// Reads in a row before other work gets its turn.
-const READS_PER_TURN: usize = 16;
+/// Reads in a row before the other direction gets its turn: what waits there, an acknowledgement perhaps, waits as long.
+const READS_PER_TURN: usize = 4;
+
+/// As soon as that much waits to be sent, it leaves: the other end can begin with it while we go on.
+const FLUSH_AT: usize = 48 * 1024;
 
 /// Datagrams that wait to be sent. Room for two super-packets: more would only be latency.
 const SEND_QUEUE: usize = 192 * 1024;
@@ -177,8 +180,8 @@ impl Io {
 
     /// Applications to network.
     fn read(&mut self, tunnel: &mut impl PacketTunnel) -> io::Result<()> {
-        let Some(tun) = &mut self.tun else { return Ok(()) };
         for _ in 0..READS_PER_TURN {
+            let Some(tun) = &mut self.tun else { return Ok(()) };
             let (offload, len) = match tun.read(&mut self.tun_buffer) {
                 Ok(read) => read,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
@@ -195,8 +198,11 @@ impl Io {
                     tracing::trace!(error = %e, "malformed packet from an application");
                 }
             }
-            if self.queue.is_full() {
-                break;
+            if self.queue.len() >= FLUSH_AT {
+                self.flush();
+            }
+            if self.blocked.is_some() {
+                return Ok(());
             }
         }
         self.flush();

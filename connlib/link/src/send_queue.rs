@@ -54,6 +54,11 @@ impl SendQueue {
         self.buffer.len() - self.len < Self::HEADROOM
     }
 
+    /// How many bytes there are to send.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
