@@ -18,11 +18,14 @@ const MAX_DATAGRAM: usize = 4096;
 /// The state machine gives a query up before that; this only keeps tasks from living for ever.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// Answers that nobody has looked at yet. Beyond, they wait in the kernel: a resolver may send more than it was asked.
+const INBOX: usize = 64;
+
 /// Carries queries.
 pub(crate) struct Carrier {
     tasks: HashMap<QueryId, Task>,
-    answers: mpsc::UnboundedSender<Answer>,
-    inbox: mpsc::UnboundedReceiver<Answer>,
+    answers: mpsc::Sender<Answer>,
+    inbox: mpsc::Receiver<Answer>,
     mark: Option<u32>,
 }
 
@@ -41,8 +44,7 @@ pub(crate) struct Answer {
 impl Carrier {
     /// `mark` keeps queries out of the tunnel that are not meant to go through it.
     pub(crate) fn new(mark: Option<u32>) -> Self {
-        // Bounded by the queries in flight, of which there are at most 1024.
-        let (answers, inbox) = mpsc::unbounded_channel();
+        let (answers, inbox) = mpsc::channel(INBOX);
         Self { tasks: HashMap::new(), answers, inbox, mark }
     }
 
@@ -61,7 +63,7 @@ impl Carrier {
             let asked = ask(query, mark, again, &answers);
             let result = tokio::time::timeout(PATIENCE, asked).await;
             if let Ok(Err(error)) = result {
-                let _ = answers.send(Answer { id, from, result: Err(error) });
+                let _ = answers.send(Answer { id, from, result: Err(error) }).await;
             }
         });
         self.tasks.insert(id, Task { repetitions, handle: task.abort_handle() });
@@ -88,7 +90,7 @@ async fn ask(
     query: DnsQuery,
     mark: Option<u32>,
     again: mpsc::Receiver<Vec<u8>>,
-    answers: &mpsc::UnboundedSender<Answer>,
+    answers: &mpsc::Sender<Answer>,
 ) -> io::Result<()> {
     match (&query.server, query.transport) {
         (Upstream::Do53(server), Transport::Udp) => {
@@ -96,7 +98,7 @@ async fn ask(
         }
         (Upstream::Do53(server), _) => {
             let message = by_tcp(&query, *server, mark).await?;
-            deliver(&query, Ok(message), answers);
+            deliver(&query, Ok(message), answers).await;
             Ok(())
         }
         (Upstream::Doh(_), _) => Err(io::Error::new(
@@ -111,7 +113,7 @@ async fn by_udp(
     server: SocketAddr,
     mark: Option<u32>,
     mut again: mpsc::Receiver<Vec<u8>>,
-    answers: &mpsc::UnboundedSender<Answer>,
+    answers: &mpsc::Sender<Answer>,
 ) -> io::Result<()> {
     let any: SocketAddr = if server.is_ipv4() {
         (Ipv4Addr::UNSPECIFIED, 0).into()
@@ -128,7 +130,8 @@ async fn by_udp(
         tokio::select! {
             received = socket.recv(&mut buffer) => {
                 let len = received?;
-                deliver(query, Ok(buffer.get(..len).unwrap_or_default().to_vec()), answers);
+                let message = buffer.get(..len).unwrap_or_default().to_vec();
+                deliver(query, Ok(message), answers).await;
             }
             Some(message) = again.recv() => {
                 socket.send(&message).await?;
@@ -161,10 +164,10 @@ async fn by_tcp(query: &DnsQuery, server: SocketAddr, mark: Option<u32>) -> io::
     }
 }
 
-fn deliver(query: &DnsQuery, result: io::Result<Vec<u8>>, answers: &mpsc::UnboundedSender<Answer>) {
+async fn deliver(query: &DnsQuery, result: io::Result<Vec<u8>>, answers: &mpsc::Sender<Answer>) {
     let answer = Answer { id: query.id, from: query.server.clone(), result };
     // Nobody listens any more when the session ends.
-    let _ = answers.send(answer);
+    let _ = answers.send(answer).await;
 }
 
 fn set_mark(socket: &impl std::os::fd::AsFd, mark: Option<u32>) -> io::Result<()> {
