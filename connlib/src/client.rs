@@ -17,7 +17,7 @@ use connlib_portal_api::messages::client::{
     ToPortal,
 };
 use connlib_portal_api::messages::common::{Capabilities, Relay};
-use connlib_portal_api::{GatewayId, HeldCandidates, ResourceId};
+use connlib_portal_api::{GatewayId, ResourceId};
 use connlib_tunnel::client::{ClientConfig, ClientEvent, ClientTunnel, Gateway, TunConfig};
 use connlib_tunnel::{LinkKeys, Output};
 use tokio::net::TcpSocket;
@@ -30,6 +30,9 @@ use crate::gateway::{datagrams, host_addresses, shown};
 use crate::io::{Io, IoStats, PacketTunnel};
 use crate::logged::{Chain, Logged};
 use crate::portal::{PortalSettings, socket_options};
+use crate::retry::Retry;
+use crate::signals::{Signal, Signals};
+use crate::system_dns::SystemDns;
 use crate::timer::Timer;
 
 pub use connlib_net::dns_control::{Method as DnsMethod, UnknownMethod};
@@ -100,7 +103,7 @@ struct Session {
     resolvers: SystemResolvers,
     queries: Carrier,
     host: Host,
-    held: HeldCandidates<GatewayId>,
+    signals: Signals<GatewayId>,
     relays: Vec<Relay>,
     timer: Timer,
 }
@@ -110,8 +113,12 @@ struct Host {
     tun_name: String,
     interface: Interface,
     routes: ClientRoutes,
-    dns: DnsControl,
-    wanted: Option<TunConfig>,
+    dns: SystemDns,
+    /// The interface as it should be.
+    config: Option<TunConfig>,
+    /// Whether it was ever so.
+    is_ready: bool,
+    retry: Retry,
 }
 
 impl Session {
@@ -141,8 +148,10 @@ impl Session {
             tun_name: settings.tun.clone(),
             interface: Interface::open(&settings.tun)?,
             routes: ClientRoutes::install(&settings.tun)?,
-            dns,
-            wanted: None,
+            dns: SystemDns::new(dns),
+            config: None,
+            is_ready: false,
+            retry: Retry::default(),
         };
         let mut session = Self {
             tunnel,
@@ -152,7 +161,7 @@ impl Session {
             resolvers,
             queries: Carrier::new(Some(SOCKET_MARK)),
             host,
-            held: HeldCandidates::default(),
+            signals: Signals::default(),
             relays: Vec::new(),
             timer: Timer::new(now),
         };
@@ -167,11 +176,9 @@ impl Session {
     ) -> Result<(), SessionError> {
         let mut commands_open = true;
         loop {
-            self.drain(report);
-            if let Some(config) = self.host.wanted.take() {
-                self.host.set_up(&config).await?;
-                report(Event::Ready);
-                continue;
+            if self.drain(report) {
+                let result = self.host.set_up();
+                self.host.go_on(result)?;
             }
             tokio::select! {
                 ready = self.io.ready() => {
@@ -188,8 +195,23 @@ impl Session {
                 ),
                 changed = self.host.routes.changed() => {
                     changed?;
-                    let _support = self.host.routes.sync()?;
+                    let result = self.host.routes.sync().map(|_| ()).map_err(SessionError::from);
+                    self.host.go_on(result)?;
                 }
+                applied = self.host.dns.applied() => {
+                    let is_applied = applied.is_ok();
+                    self.host.go_on(applied.map_err(SessionError::from))?;
+                    if is_applied {
+                        self.host.is_ready = true;
+                        self.host.retry.succeeded();
+                        report(Event::Ready);
+                    }
+                }
+                () = self.host.retry.due() => {
+                    let result = self.host.restore_order();
+                    self.host.go_on(result)?;
+                }
+                () = self.signals.due() => {}
                 command = commands.recv(), if commands_open => match command {
                     Some(Command::Stop) => return Ok(()),
                     Some(Command::Reset) => self.reset(),
@@ -202,19 +224,41 @@ impl Session {
         }
     }
 
-    /// Does what the tunnel wants done, and notes when it wants to be woken.
-    fn drain(&mut self, report: &mut impl FnMut(Event)) {
+    /// Does what the tunnel wants done, and notes when it wants to be woken. Whether the interface is to be set up.
+    fn drain(&mut self, report: &mut impl FnMut(Event)) -> bool {
+        let mut is_changed = false;
         loop {
             match self.tunnel.poll_output(Instant::now()) {
                 Output::Transmit(transmit) => self.io.transmit(&transmit),
                 Output::TunPacket(packet) => self.io.deliver_packet(&packet),
+                Output::Event(ClientEvent::TunConfig(config)) => {
+                    self.host.config = Some(config);
+                    is_changed = true;
+                }
                 Output::Event(event) => self.handle_tunnel(event, report),
                 Output::Timeout(at) => {
                     self.timer.set(at);
-                    return;
+                    self.signal();
+                    return is_changed;
                 }
             }
         }
+    }
+
+    /// Tells gateways what candidates we have, as far as the portal takes it.
+    fn signal(&mut self) {
+        let portal = &mut self.portal;
+        self.signals.flush(|Signal { peers, candidates, is_new }| {
+            peers.iter().all(|gateway_id| {
+                let candidates = candidates.clone().into();
+                let candidates = GatewayIceCandidates { gateway_id: *gateway_id, candidates };
+                let message = match is_new {
+                    true => ToPortal::NewGatewayIceCandidates(candidates),
+                    false => ToPortal::InvalidateGatewayIceCandidates(candidates),
+                };
+                portal.send(&message).is_ok()
+            })
+        });
     }
 
     fn handle_tunnel(&mut self, event: ClientEvent, report: &mut impl FnMut(Event)) {
@@ -230,21 +274,13 @@ impl Session {
                 }));
             }
             ClientEvent::NewCandidates { gateway, candidates } => {
-                let gateway = GatewayId(gateway.0);
-                let message = ToPortal::NewGatewayIceCandidates(signal(gateway, &candidates));
-                if self.portal.send(&message).is_err() {
-                    candidates.into_iter().for_each(|c| self.held.add(gateway, c));
-                }
+                self.signals.add(GatewayId(gateway.0), candidates);
             }
             ClientEvent::InvalidatedCandidates { gateway, candidates } => {
-                let gateway = GatewayId(gateway.0);
-                let message =
-                    ToPortal::InvalidateGatewayIceCandidates(signal(gateway, &candidates));
-                if self.portal.send(&message).is_err() {
-                    candidates.into_iter().for_each(|c| self.held.remove(gateway, c));
-                }
+                self.signals.remove(GatewayId(gateway.0), candidates);
             }
-            ClientEvent::TunConfig(config) => self.host.wanted = Some(config),
+            // The caller has it.
+            ClientEvent::TunConfig(_) => {}
             ClientEvent::Resources(resources) => report(Event::Resources(resources)),
             ClientEvent::GatewayConnected { gateway, path } => {
                 let (local, remote) = shown(path.local, path.remote);
@@ -255,7 +291,7 @@ impl Session {
                 tracing::info!(%gateway, local, remote, "path changed");
             }
             ClientEvent::GatewayDisconnected { gateway, failure } => {
-                self.held.forget(GatewayId(gateway.0));
+                self.signals.forget(GatewayId(gateway.0));
                 let reason = failure.map(|failure| failure.to_string());
                 tracing::info!(%gateway, reason, "gateway gone");
             }
@@ -280,6 +316,7 @@ impl Session {
             PortalEvent::Message(message) => self.handle_message(message),
             PortalEvent::Disconnected { error, retry_in } => {
                 report(Event::PortalLost);
+                self.handle_portal_lost();
                 tracing::info!(error = %Chain(&error), ?retry_in, "portal is away");
             }
             PortalEvent::Fatal(error) => return Err(error.into()),
@@ -290,15 +327,18 @@ impl Session {
     fn handle_joined(&mut self) {
         tracing::info!("signed in");
         self.say(&ToPortal::SetSnownetCapabilities(Capabilities { iceless: false }));
-        for (gateway, held) in self.held.take() {
-            if !held.added.is_empty() {
-                self.say(&ToPortal::NewGatewayIceCandidates(signal(gateway, &held.added)));
-            }
-            if !held.removed.is_empty() {
-                let removed = signal(gateway, &held.removed);
-                self.say(&ToPortal::InvalidateGatewayIceCandidates(removed));
-            }
-        }
+        self.signals.set_joined(true);
+    }
+
+    fn handle_portal_lost(&mut self) {
+        self.signals.set_joined(false);
+        self.tunnel.handle_portal_lost();
+    }
+
+    /// Calls the portal anew, as the network is another one.
+    fn call_portal(&mut self) {
+        self.handle_portal_lost();
+        self.portal.reconnect_now();
     }
 
     fn say(&mut self, message: &ToPortal) {
@@ -402,7 +442,7 @@ impl Session {
                 tracing::info!("the network has changed");
                 self.update_addresses(now);
                 self.tunnel.handle_network_change(now);
-                self.portal.reconnect_now();
+                self.call_portal();
             }
             SystemEvent::ResolversChanged(servers) => {
                 self.resolvers.set(&servers);
@@ -418,7 +458,7 @@ impl Session {
         self.io.rebind().logged("could not make new sockets");
         self.update_addresses(now);
         self.tunnel.handle_network_change(now);
-        self.portal.reconnect_now();
+        self.call_portal();
     }
 
     fn update_addresses(&mut self, now: Instant) {
@@ -434,17 +474,32 @@ impl Session {
     /// Says goodbye.
     fn shut_down(&mut self, report: &mut impl FnMut(Event)) {
         self.tunnel.shutdown(Instant::now());
-        self.drain(report);
+        let _ = self.drain(report);
     }
 
-    async fn restore(mut self) {
+    async fn restore(self) {
         self.host.dns.revert().await.logged("could not restore the DNS settings");
         self.host.routes.remove().logged("could not remove the routes");
     }
 }
 
 impl Host {
-    async fn set_up(&mut self, config: &TunConfig) -> Result<(), SessionError> {
+    /// What was refused while the interface is in use is tried again; what is in force goes on meanwhile.
+    fn go_on(&mut self, result: Result<(), SessionError>) -> Result<(), SessionError> {
+        match result {
+            Ok(()) => {}
+            Err(error) if self.is_ready => {
+                tracing::info!(error = %Chain(&error), "could not set up the interface");
+                self.retry.later();
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Sets up the interface. The system's DNS settings follow.
+    fn set_up(&mut self) -> Result<(), SessionError> {
+        let Some(config) = &self.config else { return Ok(()) };
         let support = self.interface.set_addresses(Some(config.ipv4), Some(config.ipv6))?;
         if support == Ipv6Support::Unavailable {
             tracing::info!("this machine has no IPv6: resources are reached by IPv4 only");
@@ -459,8 +514,14 @@ impl Host {
             .copied()
             .filter(|ip| ip.is_ipv4() || support == Ipv6Support::Available)
             .collect();
-        self.dns.set(&DnsSettings { servers, search_domain }).await?;
+        self.dns.set(DnsSettings { servers, search_domain });
         Ok(())
+    }
+
+    /// Sets up everything once more, after something was refused.
+    fn restore_order(&mut self) -> Result<(), SessionError> {
+        let _support = self.routes.sync()?;
+        self.set_up()
     }
 }
 
@@ -475,10 +536,6 @@ fn network(resolvers: &SystemResolvers) -> Network {
             Ok(socket)
         }),
     }
-}
-
-fn signal(gateway_id: GatewayId, candidates: &[String]) -> GatewayIceCandidates {
-    GatewayIceCandidates { gateway_id, candidates: candidates.to_vec().into() }
 }
 
 impl PacketTunnel for ClientTunnel {

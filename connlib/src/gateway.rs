@@ -1,6 +1,6 @@
 //! A gateway's session.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
 use connlib_link::SendQueue;
@@ -10,13 +10,13 @@ use connlib_net::nft::{Forwarding, GatewayNat, Masquerade};
 use connlib_net::tun::{LinkSettings, Offloads, Tun};
 use connlib_net::{resolvers, udp};
 use connlib_packet::{Ecn, PacketBatch, TunPacket, plan};
+use connlib_portal_api::ClientId;
 use connlib_portal_api::client::{Event as PortalEvent, Network, PortalClient};
 use connlib_portal_api::messages::common::{Capabilities, Relay};
 use connlib_portal_api::messages::gateway::GatewayRole;
 use connlib_portal_api::messages::gateway::{
     AuthorizationCreated, BroadcastIceCandidates, CreateAuthorization, FromPortal, Init, ToPortal,
 };
-use connlib_portal_api::{ClientId, HeldCandidates};
 use connlib_tunnel::{Datagrams, GatewayConfig, GatewayEvent, GatewayTunnel, Output};
 
 use crate::command::{Command, Commands, SessionError, seed};
@@ -26,6 +26,8 @@ use crate::io::{Io, IoStats, PacketTunnel};
 use crate::logged::{Chain, Logged};
 use crate::portal::{PortalSettings, socket_options};
 use crate::resolve::{Names, Resolved};
+use crate::retry::Retry;
+use crate::signals::{Signal, Signals};
 use crate::timer::Timer;
 
 /// What portals know gateways of this protocol by.
@@ -84,7 +86,7 @@ struct Session {
     names: Names,
     dns: DnsServer,
     host: Host,
-    held: HeldCandidates<ClientId>,
+    signals: Signals<ClientId>,
     relays: Vec<Relay>,
     timer: Timer,
 }
@@ -96,6 +98,18 @@ struct Host {
     interface: Interface,
     nat: Option<GatewayNat>,
     forwarding: Option<Forwarding>,
+    /// The interface as it should be.
+    config: Option<InterfaceConfig>,
+    /// Whether it was ever so.
+    is_ready: bool,
+    retry: Retry,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct InterfaceConfig {
+    ipv4: Ipv4Addr,
+    ipv6: Ipv6Addr,
+    masquerade: Masquerade,
 }
 
 impl Session {
@@ -125,6 +139,9 @@ impl Session {
             interface: Interface::open(&settings.tun)?,
             nat: None,
             forwarding: None,
+            config: None,
+            is_ready: false,
+            retry: Retry::default(),
         };
         let mut session = Self {
             tunnel,
@@ -134,7 +151,7 @@ impl Session {
             names,
             dns,
             host,
-            held: HeldCandidates::default(),
+            signals: Signals::default(),
             relays: Vec::new(),
             timer: Timer::new(now),
         };
@@ -163,6 +180,8 @@ impl Session {
                 event = self.system.next() => self.handle_system(
                     event.map_err(SessionError::io("cannot watch the machine's network"))?,
                 ),
+                () = self.host.retry.due() => self.set_up()?,
+                () = self.signals.due() => {}
                 command = commands.recv(), if commands_open => match command {
                     Some(Command::Stop) => return Ok(()),
                     Some(Command::Reset) => self.reset(),
@@ -182,28 +201,39 @@ impl Session {
                 Output::Event(event) => self.handle_tunnel(event),
                 Output::Timeout(at) => {
                     self.timer.set(at);
+                    self.signal();
                     return;
                 }
             }
+            if self.signals.is_full() {
+                self.signal();
+            }
         }
+    }
+
+    /// Tells clients what candidates we have, as far as the portal takes it.
+    fn signal(&mut self) {
+        let portal = &mut self.portal;
+        self.signals.flush(|Signal { peers, candidates, is_new }| {
+            let message = BroadcastIceCandidates {
+                client_ids: peers.clone().into(),
+                candidates: candidates.clone().into(),
+            };
+            let message = match is_new {
+                true => ToPortal::BroadcastIceCandidates(message),
+                false => ToPortal::BroadcastInvalidatedIceCandidates(message),
+            };
+            portal.send(&message).is_ok()
+        });
     }
 
     fn handle_tunnel(&mut self, event: GatewayEvent) {
         match event {
             GatewayEvent::NewCandidates { client, candidates } => {
-                let client = ClientId(client.0);
-                let message = ToPortal::BroadcastIceCandidates(broadcast(client, &candidates));
-                if self.portal.send(&message).is_err() {
-                    candidates.into_iter().for_each(|c| self.held.add(client, c));
-                }
+                self.signals.add(ClientId(client.0), candidates);
             }
             GatewayEvent::InvalidatedCandidates { client, candidates } => {
-                let client = ClientId(client.0);
-                let message =
-                    ToPortal::BroadcastInvalidatedIceCandidates(broadcast(client, &candidates));
-                if self.portal.send(&message).is_err() {
-                    candidates.into_iter().for_each(|c| self.held.remove(client, c));
-                }
+                self.signals.remove(ClientId(client.0), candidates);
             }
             GatewayEvent::ResolveName { id, name } => self.names.resolve(id, &name),
             GatewayEvent::ClientConnected { client, path } => {
@@ -215,7 +245,7 @@ impl Session {
                 tracing::info!(%client, local, remote, "path changed");
             }
             GatewayEvent::ClientGone { client, reason } => {
-                self.held.forget(ClientId(client.0));
+                self.signals.forget(ClientId(client.0));
                 tracing::info!(%client, %reason, "client gone");
             }
         }
@@ -235,6 +265,7 @@ impl Session {
             PortalEvent::Message(message) => self.handle_message(&message),
             PortalEvent::Disconnected { error, retry_in } => {
                 report(Event::PortalLost);
+                self.signals.set_joined(false);
                 tracing::info!(error = %Chain(&error), ?retry_in, "portal is away");
             }
             PortalEvent::Fatal(error) => return Err(error.into()),
@@ -246,15 +277,13 @@ impl Session {
         tracing::info!("signed in");
         let capabilities = ToPortal::SetSnownetCapabilities(Capabilities { iceless: false });
         self.say(&capabilities);
-        for (client, held) in self.held.take() {
-            if !held.added.is_empty() {
-                self.say(&ToPortal::BroadcastIceCandidates(broadcast(client, &held.added)));
-            }
-            if !held.removed.is_empty() {
-                let removed = broadcast(client, &held.removed);
-                self.say(&ToPortal::BroadcastInvalidatedIceCandidates(removed));
-            }
-        }
+        self.signals.set_joined(true);
+    }
+
+    /// Calls the portal anew, as the network is another one.
+    fn call_portal(&mut self) {
+        self.signals.set_joined(false);
+        self.portal.reconnect_now();
     }
 
     fn say(&mut self, message: &ToPortal) {
@@ -271,14 +300,34 @@ impl Session {
             ipv4: init.config.ipv4_masquerade_enabled,
             ipv6: init.config.ipv6_masquerade_enabled,
         };
-        let support = self.host.set_up(ipv4, ipv6, masquerade)?;
-        let ipv6 = (support == Ipv6Support::Available).then_some(ipv6.into());
-        self.dns.set_addresses([Some(ipv4.into()), ipv6].into_iter().flatten().collect());
+        self.host.config = Some(InterfaceConfig { ipv4, ipv6, masquerade });
+        self.set_up()?;
         let lasting: Vec<_> =
             init.authorizations.iter().map(|a| convert::retained(a, now)).collect();
         self.tunnel.retain_authorizations(lasting, now);
         self.relays = init.relays.to_vec();
         self.update_stun_servers();
+        Ok(())
+    }
+
+    /// Sets up what the portal wants. What is refused while clients may be connected is tried again; what is in force
+    /// goes on meanwhile.
+    fn set_up(&mut self) -> Result<(), SessionError> {
+        let Some(config) = self.host.config else { return Ok(()) };
+        match self.host.set_up(config) {
+            Ok(support) => {
+                let ipv6 = (support == Ipv6Support::Available).then_some(config.ipv6.into());
+                let addresses = [Some(config.ipv4.into()), ipv6];
+                self.dns.set_addresses(addresses.into_iter().flatten().collect());
+                self.host.is_ready = true;
+                self.host.retry.succeeded();
+            }
+            Err(error) if self.host.is_ready => {
+                tracing::info!(error = %Chain(&error), "could not set up the interface");
+                self.host.retry.later();
+            }
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 
@@ -346,7 +395,7 @@ impl Session {
             SystemEvent::NetworkChange(_) => {
                 tracing::info!("the network has changed");
                 self.update_addresses(Instant::now());
-                self.portal.reconnect_now();
+                self.call_portal();
             }
             SystemEvent::ResolversChanged(servers) => {
                 self.names.set_servers(&servers);
@@ -360,7 +409,7 @@ impl Session {
         tracing::info!("reset");
         self.io.rebind().logged("could not make new sockets");
         self.update_addresses(Instant::now());
-        self.portal.reconnect_now();
+        self.call_portal();
     }
 
     fn update_addresses(&mut self, now: Instant) {
@@ -394,9 +443,7 @@ impl Session {
 impl Host {
     fn set_up(
         &mut self,
-        ipv4: std::net::Ipv4Addr,
-        ipv6: std::net::Ipv6Addr,
-        masquerade: Masquerade,
+        InterfaceConfig { ipv4, ipv6, masquerade }: InterfaceConfig,
     ) -> Result<Ipv6Support, SessionError> {
         let support = self.interface.set_addresses(Some(ipv4), Some(ipv6))?;
         if support == Ipv6Support::Unavailable {
@@ -430,13 +477,6 @@ pub(crate) fn host_addresses(tun: &str, sockets: &udp::UdpSockets) -> Vec<Socket
 
 pub(crate) fn shown(local: Option<SocketAddr>, remote: SocketAddr) -> (String, String) {
     (local.map(|local| local.to_string()).unwrap_or_default(), remote.to_string())
-}
-
-fn broadcast(client: ClientId, candidates: &[String]) -> BroadcastIceCandidates {
-    BroadcastIceCandidates {
-        client_ids: vec![client].into(),
-        candidates: candidates.to_vec().into(),
-    }
 }
 
 impl PacketTunnel for GatewayTunnel {

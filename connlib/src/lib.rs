@@ -20,6 +20,9 @@ mod io;
 mod logged;
 pub mod portal;
 mod resolve;
+mod retry;
+mod signals;
+mod system_dns;
 mod timer;
 
 pub use command::{Command, Commands, SessionError, commands};
