@@ -30,7 +30,8 @@ use crate::{
 
 /// Where `ip netns` keeps its handles.
 pub(crate) const HANDLES: &str = "/run/netns";
-const FILES: &str = "/etc/netns";
+/// Where `ip netns exec` finds files that stand for those in `/etc`.
+pub(crate) const FILES: &str = "/etc/netns";
 /// Below a lab's directory: the namespaces' own folders for `/etc`, and where they find the host's.
 const OWN_ETC: &str = "etc";
 const HOST_ETC: &str = "host-etc";

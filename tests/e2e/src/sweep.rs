@@ -5,6 +5,7 @@
 //! belongs to an abandoned lab. A directory without one holds the logs of a lab that failed.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -66,11 +67,11 @@ pub(crate) fn kept() -> Result<usize> {
 /// Kills everything that runs in the namespaces of lab `id` and removes them.
 pub(crate) fn take_down(id: &str) -> Result<()> {
     let prefix = namespace_prefix(id);
-    let Ok(entries) = fs::read_dir(namespace::HANDLES) else {
-        return Ok(()); // No namespace was ever made on this machine.
-    };
-    let names: Vec<String> = entries
-        .flatten()
+    // One whose making was cut short has files and no handle.
+    let parts =
+        [namespace::HANDLES, namespace::FILES].into_iter().filter_map(|d| fs::read_dir(d).ok());
+    let names: BTreeSet<String> = parts
+        .flat_map(|entries| entries.flatten())
         .filter_map(|entry| entry.file_name().into_string().ok())
         .filter(|name| name.starts_with(&prefix))
         .collect();
