@@ -8,7 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use hickory_resolver::proto::op::{Message, Query};
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use tokio::net::UdpSocket;
@@ -32,8 +33,8 @@ impl SystemResolvers {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
-    /// The addresses of a host: as it stands there, from the hosts file, from all resolvers at once, and if they know
-    /// nothing from whatever else the system asks.
+    /// The addresses of a host: as it stands there, from the hosts file, from all resolvers at once of which the
+    /// first that knows it counts, and if they know nothing from whatever else the system asks.
     pub(crate) async fn resolve(self, host: String, mark: u32) -> io::Result<Vec<IpAddr>> {
         if let Ok(ip) = host.trim_matches(['[', ']']).parse() {
             return Ok(vec![ip]);
@@ -42,12 +43,11 @@ impl SystemResolvers {
         if !listed.is_empty() {
             return Ok(listed);
         }
-        let mut found = ask_all(&host, &self.servers(), mark).await;
-        if found.is_empty() {
-            found.extend(tokio::net::lookup_host((host, 0)).await?.map(|address| address.ip()));
+        let found = ask_all(&host, &self.servers(), mark).await;
+        if !found.is_empty() {
+            return Ok(found);
         }
-        found.dedup();
-        Ok(found)
+        Ok(tokio::net::lookup_host((host, 0)).await?.map(|address| address.ip()).collect())
     }
 }
 
@@ -62,19 +62,30 @@ async fn from_hosts_file(host: &str) -> Vec<IpAddr> {
 }
 
 async fn ask_all(host: &str, servers: &[SocketAddr], mark: u32) -> Vec<IpAddr> {
-    let questions = servers.iter().take(MAX_SERVERS).flat_map(|server| {
-        [RecordType::A, RecordType::AAAA].map(|kind| async move {
-            match tokio::time::timeout(PATIENCE, ask(host, kind, *server, mark)).await {
-                Ok(Ok(addresses)) => addresses,
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, "a resolver did not answer");
-                    Vec::new()
-                }
-                Err(_) => Vec::new(),
+    let servers = servers.iter().take(MAX_SERVERS);
+    let mut questions: FuturesUnordered<_> =
+        servers.map(|server| ask_both(host, *server, mark)).collect();
+    // One that is silent keeps nobody from connecting.
+    while let Some(found) = questions.next().await {
+        if !found.is_empty() {
+            return found;
+        }
+    }
+    Vec::new()
+}
+
+async fn ask_both(host: &str, server: SocketAddr, mark: u32) -> Vec<IpAddr> {
+    let patiently =
+        async |kind| match tokio::time::timeout(PATIENCE, ask(host, kind, server, mark)).await {
+            Ok(Ok(addresses)) => addresses,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a resolver did not answer");
+                Vec::new()
             }
-        })
-    });
-    join_all(questions).await.into_iter().flatten().collect()
+            Err(_) => Vec::new(),
+        };
+    let (v4, v6) = tokio::join!(patiently(RecordType::A), patiently(RecordType::AAAA));
+    v4.into_iter().chain(v6).collect()
 }
 
 async fn ask(
@@ -112,5 +123,43 @@ fn address(data: &RData) -> Option<IpAddr> {
         RData::A(a) => Some(a.0.into()),
         RData::AAAA(aaaa) => Some(aaaa.0.into()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_resolver_that_is_silent_keeps_nobody_waiting() {
+        let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let alive = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let servers = [silent.local_addr().unwrap(), alive.local_addr().unwrap()];
+        let answers = async {
+            let mut buffer = [0; 512];
+            loop {
+                let (len, from) = alive.recv_from(&mut buffer).await.unwrap();
+                let question = Message::from_vec(&buffer[..len]).unwrap();
+                let (name, kind) =
+                    (question.queries[0].name().clone(), question.queries[0].query_type());
+                let mut answer = question.into_response();
+                if kind == RecordType::A {
+                    let data = RData::A(Ipv4Addr::new(192, 0, 2, 1).into());
+                    answer.add_answer(hickory_resolver::proto::rr::Record::from_rdata(
+                        name, 60, data,
+                    ));
+                }
+                alive.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+            }
+        };
+        tokio::select! {
+            biased;
+            () = answers => {}
+            found = ask_all("portal.example", &servers, 0) => {
+                assert_eq!(found, [IpAddr::from([192, 0, 2, 1])]);
+            }
+            // The other one is still waited for then.
+            () = tokio::time::sleep(PATIENCE) => panic!("waited for the silent resolver"),
+        }
     }
 }

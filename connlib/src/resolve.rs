@@ -54,9 +54,7 @@ impl Names {
         let name = format!("{}.", name.as_str());
         self.running.spawn(async move {
             let result = match resolver {
-                Some(resolver) => tokio::time::timeout(PATIENCE, look_up(&resolver, &name))
-                    .await
-                    .unwrap_or(Err(ResolveError)),
+                Some(resolver) => look_up(&resolver, &name).await,
                 None => Err(ResolveError),
             };
             Resolved { id, result }
@@ -95,22 +93,23 @@ fn build(servers: &[SocketAddr]) -> io::Result<TokioResolver> {
 
 /// Both families, looked up independently: one that fails leaves the other.
 async fn look_up(resolver: &TokioResolver, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
-    let (v4, v6) =
-        tokio::join!(resolver.lookup(name, RecordType::A), resolver.lookup(name, RecordType::AAAA));
+    let patiently = |kind| tokio::time::timeout(PATIENCE, resolver.lookup(name, kind));
+    let (v4, v6) = tokio::join!(patiently(RecordType::A), patiently(RecordType::AAAA));
     let is_certain = |e: &hickory_resolver::net::NetError| e.is_no_records_found();
     let mut addresses = Vec::new();
-    let mut failed = 0;
+    let mut is_known = true;
     for answer in [v4, v6] {
         match answer {
-            Ok(lookup) => {
+            Ok(Ok(lookup)) => {
                 addresses.extend(lookup.answers().iter().filter_map(|r| r.data.ip_addr()));
             }
-            Err(e) if is_certain(&e) => {}
-            Err(e) => {
-                failed += 1;
+            Ok(Err(e)) if is_certain(&e) => {}
+            Ok(Err(e)) => {
+                is_known = false;
                 tracing::debug!(error = %e, "a look-up failed");
             }
+            Err(_) => is_known = false,
         }
     }
-    if failed == 2 { Err(ResolveError) } else { Ok(addresses) }
+    if is_known || !addresses.is_empty() { Ok(addresses) } else { Err(ResolveError) }
 }
