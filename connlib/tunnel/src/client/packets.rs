@@ -8,7 +8,8 @@ use connlib_packet::{
     Ecn, Headers, IcmpError, Offload, PacketBatch, Transport, TunPacket, Unreachable, control, plan,
 };
 
-use super::tunnel::{ClientTunnel, Outbound, Verdict};
+use super::routing::{Outbound, Verdict};
+use super::tunnel::ClientTunnel;
 use crate::datagrams::Datagrams;
 use crate::filter::Service;
 use crate::ids::GatewayId;
