@@ -182,7 +182,6 @@ impl Site {
         if let Err(error) = sweep::take_down(&self.shared.id) {
             eprintln!("cannot clean up after lab {}: {error:#}", self.shared.id);
         }
-        namespace::remove_etc(&self.shared.directory);
         drop(fs::remove_file(self.shared.directory.join("lock")));
     }
 
@@ -214,6 +213,11 @@ impl Site {
     /// The system-wide name of one of the lab's parts.
     pub(crate) fn full_name(&self, name: &str) -> String {
         format!("{}{name}", sweep::namespace_prefix(&self.shared.id))
+    }
+
+    /// Where the lab's programs find the host's `/etc`.
+    pub(crate) fn host_etc(&self) -> PathBuf {
+        namespace::host_etc(&self.shared.id)
     }
 
     pub(crate) fn binaries(&self) -> &Binaries {

@@ -32,9 +32,8 @@ use crate::{
 pub(crate) const HANDLES: &str = "/run/netns";
 /// Where `ip netns exec` finds files that stand for those in `/etc`.
 pub(crate) const FILES: &str = "/etc/netns";
-/// Below a lab's directory: the namespaces' own folders for `/etc`, and where they find the host's.
+/// Below a lab's directory: the namespaces' own folders for `/etc`.
 const OWN_ETC: &str = "etc";
-const HOST_ETC: &str = "host-etc";
 
 /// Names resolve by files and DNS alone: a host's resolver daemons are reached through sockets,
 /// which namespaces do not part.
@@ -57,8 +56,9 @@ impl Namespace {
             fs::write(files.join("resolv.conf"), "")?;
             fs::write(files.join("nsswitch.conf"), NSSWITCH)?;
             fs::write(files.join("hosts"), "127.0.0.1 localhost\n::1 localhost\n")?;
-            fs::create_dir_all(site.directory().join(HOST_ETC))?;
-            lay_etc(&own_etc(&site, name), &site.directory().join(HOST_ETC), &files)?;
+            let host = site.host_etc();
+            fs::create_dir_all(&host)?;
+            lay_etc(&site.directory().join(OWN_ETC).join(name), &host, &files)?;
             ip(&["netns", "add", &full_name])
         })
         .with_context(|| format!("cannot create the namespace {full_name}"))?;
@@ -157,7 +157,8 @@ impl Namespace {
         unshare(CloneFlags::CLONE_NEWNS)?;
         // What is mounted from here on must not show outside.
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
-        let (own, host) = (own_etc(&self.site, &self.name), self.site.directory().join(HOST_ETC));
+        let host = self.site.host_etc();
+        let own = self.site.directory().join(OWN_ETC).join(&self.name);
         bind(Path::new("/etc"), &host)?;
         bind(&own, Path::new("/etc"))?;
         let files = host.join("netns").join(&self.full_name);
@@ -167,10 +168,6 @@ impl Namespace {
         }
         Ok(())
     }
-}
-
-fn own_etc(site: &Site, name: &str) -> PathBuf {
-    site.directory().join(OWN_ETC).join(name)
 }
 
 /// Fills a folder that stands for `/etc`: `files` are to be mounted there, all else leads to where the host's is mounted.
@@ -198,12 +195,16 @@ fn bind(source: &Path, target: &Path) -> Result<()> {
         .with_context(|| format!("{} cannot stand in for {}", source.display(), target.display()))
 }
 
-/// Removes what namespaces of a lab have of `/etc`.
-pub(crate) fn remove_etc(lab: &Path) {
-    for folder in [OWN_ETC, HOST_ETC] {
-        // Not what it leads to: links are not followed.
-        drop(fs::remove_dir_all(lab.join(folder)));
-    }
+/// Where the programs of a lab find the host's `/etc`. Not below the lab's directory, which only root may enter.
+pub(crate) fn host_etc(lab: &str) -> PathBuf {
+    Path::new("/run").join(format!("connlib-lab-{lab}-etc"))
+}
+
+/// Removes what the namespaces of a lab have had of `/etc`.
+pub(crate) fn remove_etc(lab: &str, directory: &Path) {
+    drop(fs::remove_dir(host_etc(lab)));
+    // Not what it leads to: links are not followed.
+    drop(fs::remove_dir_all(directory.join(OWN_ETC)));
 }
 
 /// Removes a namespace and its files, whichever of the two are there.

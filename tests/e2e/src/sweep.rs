@@ -93,6 +93,7 @@ pub(crate) fn take_down(id: &str) -> Result<()> {
     for name in &names {
         namespace::remove(name)?;
     }
+    namespace::remove_etc(id, &Path::new(ROOT).join(id));
     Ok(())
 }
 
