@@ -38,6 +38,19 @@ fn when_it_is_dropped() {
     node.command("true").run().expect_err("a program started in a lab that is gone");
 }
 
+/// As Ctrl-C at a bad moment leaves it.
+#[test]
+fn when_a_namespace_has_files_and_no_handle() {
+    let lab = Lab::new().unwrap();
+    let node = lab.namespace("node").unwrap();
+    let deleted = Command::new("ip").args(["netns", "delete", node.full_name()]).status();
+    assert!(deleted.unwrap().success());
+
+    drop(lab);
+
+    assert!(is_gone(node.full_name()));
+}
+
 #[test]
 fn when_a_test_panics_but_for_the_logs() {
     let mut facts = None;

@@ -1,7 +1,9 @@
 //! Ctrl-C: what was built is taken down before the process ends.
 
 use std::{
-    fs, process,
+    fs,
+    io::{self, Write as _},
+    process,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -29,8 +31,10 @@ impl Interrupt {
         let interrupt = Self { site: Arc::clone(&site), happened: Arc::clone(&happened) };
         ctrlc::set_handler(move || {
             happened.store(true, Ordering::SeqCst);
+            // Held to the end: that the step under way fails now is of no interest.
+            let mut out = io::stdout().lock();
             if let Some(site) = &*site.lock().unwrap_or_else(PoisonError::into_inner) {
-                println!("\ninterrupted, cleaning up");
+                drop(writeln!(out, "\ninterrupted, cleaning up"));
                 site.tear_down();
                 // Nobody asks why it was not finished.
                 drop(fs::remove_dir_all(site.directory()));

@@ -77,14 +77,15 @@ pub(super) fn milliseconds(duration: Duration) -> String {
 pub(super) fn how_to_enter(scenario: &Scenario) {
     let enter = format!("ip netns exec {}", scenario.network.client.full_name());
     let logs = scenario.lab().directory().join("logs");
-    println!(
-        "
-the network stays, with its programs. As root:
-
-  {enter} curl http://web.office.example/     # fetch a page as the client
-  {enter} bash                                # enter the client's namespace
-  less {}/client.log   # read its log; others lie beside it
-  cargo xtask demo --clean                                        # take it down",
-        logs.display()
-    );
+    let commands = [
+        (format!("{enter} curl http://web.office.example/"), "fetch a page as the client"),
+        (format!("{enter} bash"), "enter the client's namespace"),
+        (format!("less {}/client.log", logs.display()), "read its log; others lie beside it"),
+        ("cargo xtask demo --clean".to_owned(), "take it down"),
+    ];
+    let width = commands.iter().map(|(command, _)| command.len()).max().unwrap_or_default();
+    println!("\nthe network stays, with its programs. As root:\n");
+    for (command, remark) in commands {
+        println!("  {command:<width$}  # {remark}");
+    }
 }
