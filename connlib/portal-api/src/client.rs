@@ -61,6 +61,7 @@ use crate::{PublicKey, Secret};
 pub use backoff::Retry;
 pub use config::{Config, ConfigError, Network, Resolve, SocketFactory};
 pub use error::{ConnectionError, FatalError, SendError};
+pub use tls::tls_config;
 
 /// A client, gateway or relay of a portal.
 ///
@@ -115,7 +116,7 @@ impl<R: Role> PortalClient<R> {
         if !token.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(ConfigError::Token);
         }
-        let tls = endpoint.tls.then(|| tls::config(config.extra_ca_file.as_deref())).transpose()?;
+        let tls = endpoint.tls.then(|| tls_config(config.extra_ca_file.as_deref())).transpose()?;
         let target =
             Target { endpoint, token, user_agent: config.user_agent.to_string(), network, tls };
         // Only for jitter: the standard library's random keys are random enough.

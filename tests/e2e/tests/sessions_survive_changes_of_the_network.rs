@@ -120,6 +120,27 @@ fn when_packets_vanish_for_five_seconds() {
     });
 }
 
+/// Longer than any session waits. What the client needs to come back is the portal, and neither end has told the other that
+/// the connection is gone.
+#[test]
+fn or_come_back_after_packets_have_vanished_for_half_a_minute() {
+    const OUTAGE: Duration = Duration::from_secs(30);
+
+    let access = Impairment { delay: Duration::from_millis(1), ..Impairment::default() };
+    let options = Options { access: access.clone(), ..Options::default() };
+    let mut scenario = Scenario::start(Setup::on(options)).unwrap();
+    let echo = scenario.echo("10.20.0.10:7").unwrap();
+    let probe = scenario.probe(&echo).unwrap();
+    let wire = scenario.network.access.as_mut().unwrap();
+    wire.cut().unwrap();
+    thread::sleep(OUTAGE);
+    wire.set_impairment(access).unwrap();
+    probe.wait_for_answers(100, DEADLINE).unwrap();
+    let limit = OUTAGE + Duration::from_secs(5);
+    probe.stop().unwrap().assert_silence("client's packets vanish for 30 s", limit);
+    scenario.finish().unwrap();
+}
+
 #[test]
 fn when_its_gateway_gets_another_address() {
     let options = Options::default();

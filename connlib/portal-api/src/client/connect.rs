@@ -25,6 +25,10 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
 const TCP_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most addresses that are tried; all at once.
 const MAX_ADDRESSES: usize = 8;
+/// Without an acknowledgement for so long, TCP is to give up. By itself it doubles the time between its attempts, and would
+/// notice half a minute late that a network is back that was away for half a minute.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(10);
 /// An `init` with ten thousand resources has a few MiB.
 const MAX_MESSAGE: usize = 16 << 20;
 /// Messages are rare and small, and memory is scarce.
@@ -52,6 +56,10 @@ pub(super) async fn connect(target: Arc<Target>, query: String) -> Result<Socket
         let tcp = tcp(&target).await?;
         // A message is complete when it is written: do not wait for more.
         tcp.set_nodelay(true).map_err(ConnectionError::Broken)?;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        socket2::SockRef::from(&tcp)
+            .set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIMEOUT))
+            .map_err(ConnectionError::Broken)?;
         let mut stream: Box<dyn Stream> = match &target.tls {
             None => Box::new(tcp),
             Some(config) => {

@@ -9,8 +9,11 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::ConfigError;
 
-/// TLS with the public roots, those of the operating system, and those of a file.
-pub(super) fn config(extra_ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, ConfigError> {
+/// TLS for HTTP/1.1 that trusts the public roots, those of the operating system, and those of a file. Reads files.
+///
+/// # Errors
+/// If the file is not readable or holds no certificate.
+pub fn tls_config(extra_ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, ConfigError> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let native = rustls_native_certs::load_native_certs();
     for error in native.errors {
