@@ -122,6 +122,8 @@ pub(crate) struct Link {
     last_packet: Instant,
     /// The last packet or keep-alive of the peer.
     last_heard: Instant,
+    /// The last answer to a check of a path.
+    last_answered: Instant,
     idle: bool,
     pending: VecDeque<Vec<u8>>,
 }
@@ -188,6 +190,7 @@ impl Link {
             disconnected_since: None,
             last_packet: now,
             last_heard: now,
+            last_answered: now,
             idle: false,
             pending: VecDeque::new(),
         }
@@ -207,9 +210,9 @@ impl Link {
         self.agent.nominated_pair_rtt()
     }
 
-    /// When the peer was last heard, or the link was made.
+    /// When the peer last sent a packet or answered a check, or the link was made.
     pub(crate) fn last_heard(&self) -> Instant {
-        self.last_heard
+        self.last_heard.max(self.last_answered)
     }
 
     /// Takes over what this end can be reached by, and tells the peer what changed.
@@ -370,6 +373,9 @@ impl Link {
         } else if self.agent.local_candidates().count() >= MAX_CANDIDATES {
             // Each mapped address that a peer reports becomes a candidate of ours.
             return;
+        } else {
+            // It has the id of a request of ours, which nobody else knows.
+            self.last_answered = now;
         }
         let packet =
             StunPacket { proto: Protocol::Udp, source: remote, destination: local, message };

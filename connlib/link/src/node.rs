@@ -217,7 +217,7 @@ impl Node {
         self.link(peer)?.round_trip()
     }
 
-    /// When a packet, or a sign of life, of this peer last came, or its link was made.
+    /// When this peer last sent a packet or answered a check of a path, or its link was made.
     pub fn last_heard(&self, peer: PeerId) -> Option<Instant> {
         Some(self.link(peer)?.last_heard())
     }

@@ -25,7 +25,9 @@ impl ClientTunnel {
     /// The portal is there (again): what it has not answered is asked once more.
     pub fn handle_portal_connected(&mut self, now: Instant) {
         self.is_portal_away = false;
-        self.authorizations.ask_all(now);
+        for doubted in self.authorizations.ask_all(now) {
+            self.ask_portal(doubted);
+        }
         self.handle_timeout(now);
         self.ask_about_silent_gateways(now);
     }

@@ -43,8 +43,17 @@ pub(super) struct Authorizations {
 #[derive(Debug)]
 enum State {
     Pending(Pending),
-    Granted { gateway: GatewayId, since: Instant },
-    Refused { reason: FailureReason, at: Instant, hold_off: Duration },
+    /// `in_doubt`: the gateway has said no to something since the portal was asked last.
+    Granted {
+        gateway: GatewayId,
+        since: Instant,
+        in_doubt: bool,
+    },
+    Refused {
+        reason: FailureReason,
+        at: Instant,
+        hold_off: Duration,
+    },
 }
 
 #[derive(Debug)]
@@ -177,7 +186,10 @@ impl Authorizations {
         gateway: GatewayId,
         now: Instant,
     ) -> Waiting {
-        match self.by_resource.insert(resource, State::Granted { gateway, since: now }) {
+        match self
+            .by_resource
+            .insert(resource, State::Granted { gateway, since: now, in_doubt: false })
+        {
             Some(State::Pending(pending)) => pending.waiting,
             _ => Waiting::default(),
         }
@@ -187,10 +199,10 @@ impl Authorizations {
     /// than every few seconds; packets go on meanwhile.
     pub(super) fn doubt(&mut self, resource: ResourceId, gateway: GatewayId, now: Instant) -> bool {
         match self.by_resource.get_mut(&resource) {
-            Some(State::Granted { gateway: other, since })
+            Some(State::Granted { gateway: other, since, in_doubt })
                 if *other == gateway && now >= *since + DOUBT_PAUSE =>
             {
-                *since = now;
+                (*since, *in_doubt) = (now, true);
                 true
             }
             _ => false,
@@ -238,8 +250,8 @@ impl Authorizations {
         })
     }
 
-    /// The portal is there again: what is pending is asked at once.
-    pub(super) fn ask_all(&mut self, now: Instant) {
+    /// The portal is there again: what is pending is asked at once. Returns the access that is in doubt.
+    pub(super) fn ask_all(&mut self, now: Instant) -> Vec<ResourceId> {
         for state in self.by_resource.values_mut() {
             match state {
                 State::Pending(pending) => {
@@ -251,6 +263,9 @@ impl Authorizations {
                 State::Granted { .. } => {}
             }
         }
+        let is_in_doubt = |state: &State| matches!(state, State::Granted { in_doubt: true, .. });
+        let doubted = self.by_resource.iter().filter(|(_, state)| is_in_doubt(state));
+        doubted.map(|(resource, _)| *resource).collect()
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
@@ -375,6 +390,7 @@ mod tests {
         assert!(!authorizations.doubt(RESOURCE, GatewayId::from_u128(3), later));
         assert!(authorizations.doubt(RESOURCE, GATEWAY, later));
         assert!(!authorizations.doubt(RESOURCE, GATEWAY, later));
+        assert_eq!(authorizations.ask_all(later), [RESOURCE]);
         authorizations.refuse(RESOURCE, FailureReason::Offline, later);
         assert_eq!(authorizations.access(RESOURCE, later), Access::Granted(GATEWAY));
         authorizations.refuse(RESOURCE, FailureReason::Forbidden, later);
