@@ -8,14 +8,14 @@ use connlib_e2e::{Process, Scenario, Setup};
 const DEADLINE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_secs(1);
 
-fn restart(what: &str, limit: Duration, end: impl FnOnce(Process)) {
+fn restart(what: &str, pause: Duration, limit: Duration, end: impl FnOnce(Process)) {
     let mut scenario = Scenario::start(Setup::default()).unwrap();
     let echo = scenario.echo("10.20.0.10:7").unwrap();
     let probe = scenario.probe(&echo).unwrap();
     scenario.fetch("http://web.office.example/").unwrap();
 
     end(scenario.gateway.take().unwrap());
-    thread::sleep(PAUSE);
+    thread::sleep(pause);
     scenario.start_gateway().unwrap();
     probe.wait_for_answers(100, DEADLINE).unwrap();
     probe.stop().unwrap().assert_silence(what, limit);
@@ -28,14 +28,23 @@ fn restart(what: &str, limit: Duration, end: impl FnOnce(Process)) {
 
 #[test]
 fn that_said_goodbye() {
-    restart("gateway restarted after SIGTERM", Duration::from_millis(1500), |gateway| {
+    let limit = Duration::from_millis(1500);
+    restart("gateway restarted after SIGTERM", PAUSE, limit, |gateway| {
         assert!(gateway.terminate(DEADLINE).unwrap().success());
     });
 }
 
 #[test]
 fn that_was_killed() {
-    restart("gateway restarted after SIGKILL", Duration::from_secs(3), |gateway| {
+    restart("gateway restarted after SIGKILL", PAUSE, Duration::from_secs(3), |gateway| {
+        gateway.kill().unwrap();
+    });
+}
+
+#[test]
+fn that_was_killed_and_is_back_at_once() {
+    let limit = Duration::from_secs(1);
+    restart("gateway restarted at once after SIGKILL", Duration::ZERO, limit, |gateway| {
         gateway.kill().unwrap();
     });
 }
