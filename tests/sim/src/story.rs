@@ -15,8 +15,9 @@ use crate::world::World;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Wake-ups of a machine an hour when nothing is going on, for each link: ICE's checks and the NAT's mappings, every 25 s.
-pub const WAKES_PER_IDLE_HOUR: u64 = 700;
+/// Wake-ups of a machine an hour when nothing is going on, for each link: checks of up to two
+/// paths every 25 s, and those that get lost.
+pub const WAKES_PER_IDLE_HOUR: u64 = 1000;
 
 /// What a story came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -93,8 +93,9 @@ fn one_way(up: bool, down: bool, period: u64, line: Line) {
     }
     let tally = world.finish();
     assert!(tally.sent > 40 * 60_000 / period);
-    assert_eq!(tally.excused, 0);
-    assert!(!line.is_clean() || tally.lost == 0, "{} lost", tally.lost);
+    if line.is_clean() {
+        assert_eq!((tally.excused, tally.lost), (0, 0));
+    }
 }
 
 #[test]

@@ -30,6 +30,8 @@ const MAX_HOLD_OFF_AWAY: Duration = Duration::from_secs(2);
 
 /// Access that a gateway denies sooner than this after it was granted, or asked about, is not asked about.
 const DOUBT_PAUSE: Duration = Duration::from_secs(5);
+/// Until the portal has confirmed it, it is asked about again after so long.
+const DOUBT_RETRY: Duration = Duration::from_secs(2);
 
 /// A refusal that nobody asked about for so long is forgotten.
 const REFUSAL_LIFETIME: Duration = Duration::from_secs(300);
@@ -199,11 +201,13 @@ impl Authorizations {
     /// than every few seconds; packets go on meanwhile.
     pub(super) fn doubt(&mut self, resource: ResourceId, gateway: GatewayId, now: Instant) -> bool {
         match self.by_resource.get_mut(&resource) {
-            Some(State::Granted { gateway: other, since, in_doubt })
-                if *other == gateway && now >= *since + DOUBT_PAUSE =>
-            {
-                (*since, *in_doubt) = (now, true);
-                true
+            Some(State::Granted { gateway: other, since, in_doubt }) if *other == gateway => {
+                let pause = if *in_doubt { DOUBT_RETRY } else { DOUBT_PAUSE };
+                let is_due = now >= *since + pause;
+                if is_due {
+                    (*since, *in_doubt) = (now, true);
+                }
+                is_due
             }
             _ => false,
         }

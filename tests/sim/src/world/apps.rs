@@ -81,9 +81,13 @@ impl World {
         let source = SocketAddr::new(self.own_address(client, to), port);
         let packet = app::packet(probe, source, to, service, flags, size);
         let (expected, resource) = self.expect(id, service);
-        let is_told = !self.to_be_told.contains(&client);
-        if is_told && resource.is_some_and(|id| self.unaware.remove(&(client, id))) {
+        let wire = self.wires.get(&Node::Client(client));
+        let is_told =
+            wire.is_some_and(|wire| wire.is_connected) && !self.to_be_told.contains(&client);
+        if let Some(resource) = resource.filter(|id| is_told && self.unaware.remove(&(client, *id)))
+        {
             // It learns from this packet that it has to ask again.
+            self.learning.push((now, client, resource));
             self.authorization_is_over(client);
         }
         let sender = (source.ip(), port);

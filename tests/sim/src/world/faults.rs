@@ -325,6 +325,10 @@ impl World {
             self.trace.note(now, &[14], || format!("{node:?} has lost the portal"));
             wire.disconnect();
             self.complete_since = None;
+            // Who was about to ask again could not.
+            let failed = std::mem::take(&mut self.learning).into_iter();
+            let failed = failed.filter(|(at, ..)| now < *at + Duration::from_secs(5));
+            self.unaware.extend(failed.map(|(_, client, resource)| (client, resource)));
             self.portal.leave(node, now);
             if let Node::Client(number) = node {
                 self.with_client(number, |host, out| host.handle_portal_lost(now, out));

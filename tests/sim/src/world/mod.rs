@@ -59,6 +59,8 @@ pub struct World {
     initiations: u64,
     /// Authorizations that ended without their client being told.
     unaware: BTreeSet<(usize, ResourceId)>,
+    /// Clients that are about to learn of it.
+    learning: Vec<(Instant, usize, ResourceId)>,
     /// Clients whose policy changed while somebody could not be told.
     to_be_told: BTreeSet<usize>,
 }
@@ -132,6 +134,7 @@ impl World {
             model: Model::new(now),
             initiations: 0,
             unaware: BTreeSet::new(),
+            learning: Vec::new(),
             to_be_told: BTreeSet::new(),
         }
     }
