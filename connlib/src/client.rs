@@ -26,6 +26,7 @@ use crate::bootstrap::SystemResolvers;
 use crate::command::{Command, Commands, SessionError, seed};
 use crate::convert;
 use crate::dns::{Answer, Carrier};
+use crate::doh::Https;
 use crate::gateway::{datagrams, host_addresses, shown};
 use crate::io::{Io, IoStats, PacketTunnel};
 use crate::logged::{Chain, Logged};
@@ -153,13 +154,14 @@ impl Session {
             is_ready: false,
             retry: Retry::default(),
         };
+        let https = Https::new(network(&resolvers), settings.portal.extra_ca_file.clone());
         let mut session = Self {
             tunnel,
             io,
             portal,
             system,
             resolvers,
-            queries: Carrier::new(Some(SOCKET_MARK)),
+            queries: Carrier::new(Some(SOCKET_MARK), Some(https)),
             host,
             signals: Signals::default(),
             relays: Vec::new(),
@@ -338,6 +340,7 @@ impl Session {
     /// Calls the portal anew, as the network is another one.
     fn call_portal(&mut self) {
         self.handle_portal_lost();
+        self.queries.reset();
         self.portal.reconnect_now();
     }
 

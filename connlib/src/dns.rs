@@ -1,4 +1,4 @@
-//! Queries on their way to resolvers and back, each by a socket of its own.
+//! Queries on their way to resolvers and back, each by a socket of its own but for those over HTTPS.
 
 use std::collections::HashMap;
 use std::io;
@@ -9,8 +9,10 @@ use connlib_dns::{Deframer, QueryId, Transport, Upstream, frame};
 use connlib_tunnel::client::DnsQuery;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, UdpSocket};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
+
+use crate::doh::Https;
 
 /// Longer answers by UDP are cut off; the resolver is then asked by TCP.
 const MAX_DATAGRAM: usize = 4096;
@@ -27,6 +29,7 @@ pub(crate) struct Carrier {
     answers: mpsc::Sender<Answer>,
     inbox: mpsc::Receiver<Answer>,
     mark: Option<u32>,
+    https: Option<Https>,
 }
 
 struct Task {
@@ -42,10 +45,11 @@ pub(crate) struct Answer {
 }
 
 impl Carrier {
-    /// `mark` keeps queries out of the tunnel that are not meant to go through it.
-    pub(crate) fn new(mark: Option<u32>) -> Self {
+    /// `mark` keeps queries out of the tunnel that are not meant to go through it. Without `https`, resolvers that
+    /// need it are not asked.
+    pub(crate) fn new(mark: Option<u32>, https: Option<Https>) -> Self {
         let (answers, inbox) = mpsc::channel(INBOX);
-        Self { tasks: HashMap::new(), answers, inbox, mark }
+        Self { tasks: HashMap::new(), answers, inbox, mark, https }
     }
 
     /// Sends a query, or sends it once more.
@@ -58,9 +62,13 @@ impl Carrier {
         let (repetitions, again) = mpsc::channel(4);
         let (id, from) = (query.id, query.server.clone());
         let mark = self.mark.filter(|_| !query.through_tunnel);
+        let https = match (&query.server, &mut self.https) {
+            (Upstream::Doh(url), Some(https)) => Some(https.ask(url, query.message.clone())),
+            _ => None,
+        };
         let answers = self.answers.clone();
         let task = tokio::spawn(async move {
-            let asked = ask(query, mark, again, &answers);
+            let asked = ask(query, mark, again, https, &answers);
             let result = tokio::time::timeout(PATIENCE, asked).await;
             if let Ok(Err(error)) = result {
                 let _ = answers.send(Answer { id, from, result: Err(error) }).await;
@@ -73,6 +81,13 @@ impl Carrier {
     pub(crate) fn finish(&mut self, id: QueryId) {
         if let Some(task) = self.tasks.remove(&id) {
             task.handle.abort();
+        }
+    }
+
+    /// The network is another one: connections over it are of no use any more.
+    pub(crate) fn reset(&mut self) {
+        if let Some(https) = &mut self.https {
+            https.reset();
         }
     }
 
@@ -90,6 +105,7 @@ async fn ask(
     query: DnsQuery,
     mark: Option<u32>,
     again: mpsc::Receiver<Vec<u8>>,
+    https: Option<oneshot::Receiver<io::Result<Vec<u8>>>>,
     answers: &mpsc::Sender<Answer>,
 ) -> io::Result<()> {
     match (&query.server, query.transport) {
@@ -101,10 +117,13 @@ async fn ask(
             deliver(&query, Ok(message), answers).await;
             Ok(())
         }
-        (Upstream::Doh(_), _) => Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "DNS over HTTPS is not carried by this session",
-        )),
+        (Upstream::Doh(_), _) => {
+            let answer = https.ok_or(io::ErrorKind::Unsupported)?.await;
+            let message = answer
+                .map_err(|_| io::Error::other("too many questions wait for the resolver"))??;
+            deliver(&query, Ok(message), answers).await;
+            Ok(())
+        }
     }
 }
 

@@ -98,7 +98,7 @@ impl Responder {
         Self {
             is_client,
             forwarder: Forwarder::new(seed),
-            carrier: Carrier::new(None),
+            carrier: Carrier::new(None, None),
             servers: VecDeque::new(),
             asked: HashMap::new(),
             waiting: HashMap::new(),

@@ -14,6 +14,7 @@ pub mod client;
 mod command;
 mod convert;
 mod dns;
+mod doh;
 pub mod gateway;
 mod gateway_dns;
 mod io;
