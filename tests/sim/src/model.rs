@@ -270,6 +270,12 @@ impl Model {
         longest
     }
 
+    /// How long after `from` a flow got its first answer.
+    pub(crate) fn first_answer(&self, flow: FlowId, from: Instant) -> Duration {
+        let mut answers = self.answers.get(&flow).into_iter().flatten();
+        answers.find(|at| **at >= from).map_or(Duration::MAX, |at| *at - from)
+    }
+
     /// How many answers a flow got from `from` to `to`.
     pub(crate) fn answers(&self, flow: FlowId, from: Instant, to: Instant) -> usize {
         let all = self.answers.get(&flow).into_iter().flatten();

@@ -192,6 +192,11 @@ impl World {
         self.later(gap, move |world| world.connect(node));
     }
 
+    /// There is no path between a client and its gateways: what it sends may get lost, or be refused.
+    pub fn expect_no_path(&mut self, client: usize) {
+        self.break_client(client, Duration::from_secs(1 << 30));
+    }
+
     /// A client may not use a resource any more.
     pub fn revoke(&mut self, client: usize, resource: u128) {
         let resource = ResourceId::from_u128(resource);

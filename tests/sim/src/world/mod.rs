@@ -144,6 +144,11 @@ impl World {
         self.now
     }
 
+    /// When everything began.
+    pub fn start_of_time(&self) -> Instant {
+        self.trace.start()
+    }
+
     /// What was counted so far.
     pub fn tally(&self) -> Tally {
         self.model.tally
@@ -243,6 +248,11 @@ impl World {
     /// How many answers an application got since then.
     pub fn answers_since(&self, flow: FlowId, from: Instant) -> usize {
         self.model.answers(flow, from, self.now)
+    }
+
+    /// How long after `from` an application got its first answer.
+    pub fn first_answer(&self, flow: FlowId, from: Instant) -> Duration {
+        self.model.first_answer(flow, from)
     }
 
     /// The longest time that an application has waited for an answer since then.
