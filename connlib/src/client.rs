@@ -1,13 +1,15 @@
 //! A client's session.
 
+mod host;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use connlib_link::SendQueue;
-use connlib_net::dns_control::{DnsControl, Method, SearchDomain, Settings as DnsSettings};
+use connlib_net::dns_control::{DnsControl, Method};
 use connlib_net::events::{Event as SystemEvent, Events};
-use connlib_net::netlink::{ClientRoutes, Interface, Ipv6Support, SOCKET_MARK};
+use connlib_net::netlink::SOCKET_MARK;
 use connlib_net::tun::{LinkSettings, Offloads, Tun};
 use connlib_net::udp;
 use connlib_packet::{PacketBatch, TunPacket};
@@ -18,10 +20,11 @@ use connlib_portal_api::messages::client::{
 };
 use connlib_portal_api::messages::common::{Capabilities, Relay};
 use connlib_portal_api::{GatewayId, ResourceId};
-use connlib_tunnel::client::{ClientConfig, ClientEvent, ClientTunnel, Gateway, TunConfig};
+use connlib_tunnel::client::{ClientConfig, ClientEvent, ClientTunnel, Gateway};
 use connlib_tunnel::{LinkKeys, Output};
 use tokio::net::TcpSocket;
 
+use self::host::Host;
 use crate::bootstrap::SystemResolvers;
 use crate::command::{Command, Commands, SessionError, seed};
 use crate::convert;
@@ -31,9 +34,7 @@ use crate::gateway::{datagrams, host_addresses, shown};
 use crate::io::{Io, IoStats, PacketTunnel};
 use crate::logged::{Chain, Logged};
 use crate::portal::{PortalSettings, socket_options};
-use crate::retry::Retry;
 use crate::signals::{Signal, Signals};
-use crate::system_dns::SystemDns;
 use crate::timer::Timer;
 
 pub use connlib_net::dns_control::{Method as DnsMethod, UnknownMethod};
@@ -97,29 +98,17 @@ pub async fn run(
 }
 
 struct Session {
+    /// Goes first: it is taken back while the TUN device is still there.
+    host: Host,
     tunnel: ClientTunnel,
     io: Io,
     portal: PortalClient<ClientRole>,
     system: Events,
     resolvers: SystemResolvers,
     queries: Carrier,
-    host: Host,
     signals: Signals<GatewayId>,
     relays: Vec<Relay>,
     timer: Timer,
-}
-
-/// What is set up on the machine.
-struct Host {
-    tun_name: String,
-    interface: Interface,
-    routes: ClientRoutes,
-    dns: SystemDns,
-    /// The interface as it should be.
-    config: Option<TunConfig>,
-    /// Whether it was ever so.
-    is_ready: bool,
-    retry: Retry,
 }
 
 impl Session {
@@ -145,15 +134,7 @@ impl Session {
             .map_err(SessionError::io("cannot watch the machine's network"))?;
         resolvers.set(system.resolvers());
         tunnel.set_system_resolvers(system.resolvers().to_vec(), now);
-        let host = Host {
-            tun_name: settings.tun.clone(),
-            interface: Interface::open(&settings.tun)?,
-            routes: ClientRoutes::install(&settings.tun)?,
-            dns: SystemDns::new(dns),
-            config: None,
-            is_ready: false,
-            retry: Retry::default(),
-        };
+        let host = Host::new(&settings.tun, dns)?;
         let https = Https::new(network(&resolvers), settings.portal.extra_ca_file.clone());
         let mut session = Self {
             tunnel,
@@ -483,48 +464,6 @@ impl Session {
     async fn restore(self) {
         self.host.dns.revert().await.logged("could not restore the DNS settings");
         self.host.routes.remove().logged("could not remove the routes");
-    }
-}
-
-impl Host {
-    /// What was refused while the interface is in use is tried again; what is in force goes on meanwhile.
-    fn go_on(&mut self, result: Result<(), SessionError>) -> Result<(), SessionError> {
-        match result {
-            Ok(()) => {}
-            Err(error) if self.is_ready => {
-                tracing::info!(error = %Chain(&error), "could not set up the interface");
-                self.retry.later();
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-
-    /// Sets up the interface. The system's DNS settings follow.
-    fn set_up(&mut self) -> Result<(), SessionError> {
-        let Some(config) = &self.config else { return Ok(()) };
-        let support = self.interface.set_addresses(Some(config.ipv4), Some(config.ipv6))?;
-        if support == Ipv6Support::Unavailable {
-            tracing::info!("this machine has no IPv6: resources are reached by IPv4 only");
-        }
-        let _support = self.routes.set(config.routes.iter().copied())?;
-        let search_domain = config.search_domain.as_deref().and_then(|domain| {
-            domain.parse::<SearchDomain>().logged("skipped a malformed search domain")
-        });
-        let servers = config
-            .dns_servers
-            .iter()
-            .copied()
-            .filter(|ip| ip.is_ipv4() || support == Ipv6Support::Available)
-            .collect();
-        self.dns.set(DnsSettings { servers, search_domain });
-        Ok(())
-    }
-
-    /// Sets up everything once more, after something was refused.
-    fn restore_order(&mut self) -> Result<(), SessionError> {
-        let _support = self.routes.sync()?;
-        self.set_up()
     }
 }
 

@@ -79,13 +79,14 @@ pub async fn run(
 }
 
 struct Session {
+    /// Goes first: it is taken back while the TUN device is still there.
+    host: Host,
     tunnel: GatewayTunnel,
     io: Io,
     portal: PortalClient<GatewayRole>,
     system: Events,
     names: Names,
     dns: DnsServer,
-    host: Host,
     signals: Signals<ClientId>,
     relays: Vec<Relay>,
     timer: Timer,
