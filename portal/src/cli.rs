@@ -162,7 +162,7 @@ impl Run {
             LogFormat::Text => {
                 log.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
             }
-            LogFormat::Json => log.json().init(),
+            LogFormat::Json => log.json().flatten_event(true).with_current_span(false).init(),
         }
         let tls = self.tls_cert.zip(self.tls_key);
         let options = server::Options {

@@ -68,7 +68,7 @@ async fn a_wrong_policy_file_changes_nothing_and_the_log_says_where() {
     home.replace_policy(&POLICY.replace("site = \"hq\"", "site = \"hqq\""));
     let line = program.wait_for_log("no site is named");
     assert_eq!(line["level"], "WARN");
-    assert_eq!((&line["fields"]["line"], &line["fields"]["column"]), (&json!(6), &json!(8)));
+    assert_eq!((&line["line"], &line["column"]), (&json!(6), &json!(8)));
     program.signal("HUP");
 
     // What comes next is the next right one.

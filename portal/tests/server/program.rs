@@ -107,7 +107,7 @@ impl Home {
         let mut program = Program { address: ([127, 0, 0, 1], 0).into(), child, log };
         let line = program.wait_for_log("listening");
         program.address =
-            line["fields"]["address"].as_str().and_then(|a| a.parse().ok()).expect("an address");
+            line["address"].as_str().and_then(|a| a.parse().ok()).expect("an address");
         program
     }
 }
@@ -115,9 +115,8 @@ impl Home {
 impl Program {
     /// Waits for a line with this message. Gives the line.
     pub(crate) fn wait_for_log(&self, message: &str) -> Value {
-        let is_it = |line: &Value| {
-            line["fields"]["message"].as_str().is_some_and(|text| text.contains(message))
-        };
+        let is_it =
+            |line: &Value| line["message"].as_str().is_some_and(|text| text.contains(message));
         let end = Instant::now() + DEADLINE;
         let mut lines = self.log.lines.lock().expect("a lock");
         loop {
