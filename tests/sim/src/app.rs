@@ -67,6 +67,12 @@ impl FlowSpec {
         self
     }
 
+    /// With so many bytes of payload.
+    pub fn of_size(mut self, size: usize) -> Self {
+        self.size = size;
+        self
+    }
+
     fn new(client: usize, what: What, to: To) -> Self {
         Self { client, what, to, period: Duration::from_millis(100), size: 32 }
     }
@@ -196,8 +202,10 @@ impl Flow {
 
     /// The host that it talks to by UDP, and our own port.
     pub(crate) fn peer(&self) -> Option<(SocketAddr, u16, Service)> {
-        let What::Udp(port) = self.spec.what else { return None };
-        Some((SocketAddr::new(self.address?, port), self.port, Service::Udp(port)))
+        let (What::Udp(port), To::Address(address)) = (self.spec.what, &self.spec.to) else {
+            return None;
+        };
+        Some((SocketAddr::new(*address, port), self.port, Service::Udp(port)))
     }
 
     pub(crate) fn handle_answer(&mut self, answer: &names::Answer, now: Instant) -> bool {

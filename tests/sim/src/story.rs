@@ -49,6 +49,8 @@ struct Story {
     clients: usize,
     gateways: usize,
     sites: usize,
+    /// Gateways are behind routers: those of clients must not be symmetric then.
+    are_gateways_hidden: bool,
     flows: Vec<FlowId>,
     /// Everything that was broken is mended after so long.
     mended_after: Duration,
@@ -82,12 +84,14 @@ impl Story {
         let clients = random.pick(&[1, 1, 1, 2]);
         let gateways = random.pick(&[1, 1, 2]);
         let sites = if gateways == 2 { random.pick(&[1, 2]) } else { 1 };
+        let are_gateways_hidden = random.chance(0.2);
         let mut story = Self {
             world: World::new(seed),
             random,
             clients,
             gateways,
             sites,
+            are_gateways_hidden,
             flows: Vec::new(),
             mended_after: Duration::ZERO,
             conditions,
@@ -98,7 +102,10 @@ impl Story {
 
     fn build(&mut self) {
         for number in 0..self.gateways {
-            let mut access = Access::public(self.line());
+            let mut access = match self.are_gateways_hidden {
+                true => Access::behind(Mapping::EndpointIndependent, self.line()),
+                false => Access::public(self.line()),
+            };
             access.ipv6 = self.random.pick(&[None, Some(None)]);
             self.world.add_gateway((number % self.sites) as u128 + 1, access);
         }
@@ -142,6 +149,7 @@ impl Story {
         let line = self.line();
         let mut access = match self.random.index(3) {
             0 => Access::public(line),
+            _ if self.are_gateways_hidden => Access::behind(Mapping::EndpointIndependent, line),
             1 => Access::behind(Mapping::EndpointIndependent, line),
             _ => Access::behind(Mapping::Symmetric, line),
         };
@@ -180,7 +188,8 @@ impl Story {
             _ => FlowSpec::to_name(client, what, &format!("web.site{site}.example"), family),
         };
         let period = self.random.pick(&[50, 150, 400, 1000, 3000]);
-        spec.every(Duration::from_millis(period))
+        let size = self.random.pick(&[8, 32, 500, 1200]);
+        spec.every(Duration::from_millis(period)).of_size(size)
     }
 
     /// Something happens, and some time passes.
@@ -224,7 +233,7 @@ impl Story {
         let short = self.random.duration(Duration::ZERO, 8 * SECOND);
         let long = self.random.duration(8 * SECOND, 90 * SECOND);
         let is_polite = self.random.chance(0.5);
-        match self.random.index(14) {
+        match self.random.index(16) {
             0 => {
                 let access = self.client_access();
                 let gap = self.random.pick(&[Duration::ZERO, short]);
@@ -267,6 +276,21 @@ impl Story {
             }
             11 => self.name(site),
             12 => self.world.restart_routers(Node::Client(client)),
+            13 => {
+                let web = Filter::Tcp { first: 80, last: 80 };
+                let echo = Filter::Udp { first: 7, last: CLOSED_PORT };
+                let filters = [vec![], vec![web, Filter::Icmp], vec![echo], vec![web, echo]];
+                let chosen = self.random.index(filters.len());
+                self.world.set_filters(resource, &filters[chosen]);
+            }
+            14 => {
+                let flow = self.random.index(self.flows.len());
+                // The host would not know which gateway to answer by.
+                if self.gateways == self.sites {
+                    let period = self.random.duration(SECOND / 10, 20 * SECOND);
+                    self.world.start_push(self.flows[flow], period, 3 * long);
+                }
+            }
             _ => {
                 let line = self.line();
                 let node = self.random.pick(&[Node::Client(client), Node::Gateway(gateway)]);

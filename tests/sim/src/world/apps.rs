@@ -107,20 +107,25 @@ impl World {
         }
         self.schedule(now + period, Happening::Push(id, period, until));
         let Some((host, port, service)) = self.flows[id.0].peer() else { return };
-        let probe = ProbeId(self.next_probe());
-        let client = self.flows[id.0].spec.client;
-        let own = SocketAddr::new(self.own_address(client, host.ip()), port);
-        let packet = app::push(probe, host, own);
-        let (expected, strict) = (Expected::Answer, self.is_strict(id));
-        let sender = (own.ip(), port);
-        self.model.send(probe, id, client, sender, host.ip(), service, expected, strict, now);
-        self.model.push(probe);
-        let (_, resource) = self.expect(id, service);
+        let (outcome, resource) = self.expect(id, service);
+        if outcome != Expected::Answer {
+            return;
+        }
         let policy = &self.portal.policy;
         let site = resource.and_then(|id| policy.resources.get(&id)).map(|resource| resource.site);
         let mut gateways = policy.gateways.iter();
         let gateway = gateways.find(|(_, of)| Some(**of) == site).map(|(id, _)| *id);
         let Some(gateway) = gateway.map(crate::portal::gateway_number) else { return };
+        let probe = ProbeId(self.next_probe());
+        let client = self.flows[id.0].spec.client;
+        let own = SocketAddr::new(self.own_address(client, host.ip()), port);
+        let packet = app::push(probe, host, own);
+        // Without access of its own, the client is not asked.
+        let strict = self.is_strict(id) && self.model.works(id, client);
+        let expected = Expected::Answer;
+        let sender = (own.ip(), port);
+        self.model.send(probe, id, client, sender, host.ip(), service, expected, strict, now);
+        self.model.push(probe);
         self.with_gateway(gateway, |host, out| host.handle_tun(packet, Some(probe), now, out));
     }
 

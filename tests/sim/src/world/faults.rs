@@ -36,7 +36,9 @@ impl World {
     /// A client gets other addresses, after `gap` without any.
     pub fn roam(&mut self, client: usize, access: Access, gap: Duration) {
         let node = Node::Client(client);
-        self.break_client(client, gap + bounds::ROAMED);
+        // Behind its router, a gateway first has to hear of the new address by the portal.
+        let signalling = if self.is_gateway_hidden() { bounds::RELINKED } else { Duration::ZERO };
+        self.break_client(client, gap + bounds::ROAMED + signalling);
         self.internet.detach(node);
         self.disconnect(node);
         self.clients[client].access = access;
@@ -90,8 +92,15 @@ impl World {
 
     /// The routers in front of a host restart and have forgotten all mappings.
     pub fn restart_routers(&mut self, node: Node) {
-        self.break_node(node, bounds::ROAMED);
+        // Two hidden ends only find out when they ask for their addresses, or when their checks fail.
+        let bound = if self.is_gateway_hidden() { bounds::FORGOTTEN } else { bounds::ROAMED };
+        self.break_node(node, bound);
         self.internet.restart_routers(node);
+    }
+
+    /// Whether a gateway can't be reached unless it sends something first.
+    fn is_gateway_hidden(&self) -> bool {
+        self.gateways.iter().any(|gateway| gateway.access.ipv4 != Some(None))
     }
 
     /// A line gets better or worse.
