@@ -52,27 +52,22 @@ impl Health {
 
 /// A bound but not yet running server.
 #[derive(Debug)]
-pub struct HealthServer {
+pub(crate) struct HealthServer {
     listener: TcpListener,
     health: Health,
 }
 
 impl HealthServer {
     /// Binds the address.
-    pub async fn bind(address: SocketAddr, health: Health) -> Result<Self> {
+    pub(crate) async fn bind(address: SocketAddr, health: Health) -> Result<Self> {
         let listener = TcpListener::bind(address).await.with_context(|| {
             format!("cannot listen on {address} for health checks, choose another --health-listen")
         })?;
         Ok(Self { listener, health })
     }
 
-    /// The address that was bound.
-    pub fn local_addr(&self) -> Result<SocketAddr> {
-        self.listener.local_addr().context("a bound socket has an address")
-    }
-
     /// Answers requests for ever. To be spawned.
-    pub async fn serve(self) {
+    pub(crate) async fn serve(self) {
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
@@ -123,7 +118,7 @@ mod tests {
     async fn readiness_follows_what_the_program_says() {
         let health = Health::default();
         let server = HealthServer::bind(([127, 0, 0, 1], 0).into(), health.clone()).await.unwrap();
-        let address = server.local_addr().unwrap();
+        let address = server.listener.local_addr().unwrap();
         tokio::spawn(server.serve());
         assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 503"));

@@ -6,12 +6,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use connlib_portal_api::credentials;
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 /// The name people know this machine by: what was asked for, or the host name.
-pub fn device_name(asked_for: Option<&str>) -> String {
+pub(crate) fn device_name(asked_for: Option<&str>) -> String {
     asked_for
         .map(str::to_owned)
         .or_else(|| nix::unistd::gethostname().ok()?.into_string().ok())
@@ -24,7 +25,7 @@ pub fn device_name(asked_for: Option<&str>) -> String {
 /// which is then kept in the file.
 ///
 /// An id that is a UUID is sent as its SHA-256, as the portal expects it.
-pub fn external_id(
+pub(crate) fn external_id(
     asked_for: Option<&str>,
     state_directory: &Path,
     application: &str,
@@ -33,7 +34,7 @@ pub fn external_id(
         Some(id) => id.trim().to_owned(),
         None => own_id(state_directory, application)?,
     };
-    Ok(if id.parse::<Uuid>().is_ok() { hex(&Sha256::digest(id.as_bytes())) } else { id })
+    Ok(credentials::external_id(&id))
 }
 
 fn own_id(state_directory: &Path, application: &str) -> Result<String> {

@@ -1,18 +1,19 @@
-//! What the Linux binaries share: token, identity, logs, health, signals.
+//! What the Linux programs share: all but the session itself and the options that only one of them has.
+//!
+//! [`run`] is the way of such a program from its options to its exit status.
 #![forbid(unsafe_code)]
 
 mod health;
 mod identity;
 mod logs;
+mod options;
 mod privileges;
+mod run;
 mod signals;
 mod status;
 mod token;
 
-pub use health::{Health, HealthServer};
-pub use identity::{device_name, external_id};
-pub use logs::{LogFormat, init_logs};
-pub use privileges::check_network_admin;
-pub use signals::{Signal, Signals};
-pub use status::{Exit, Failure, notify_ready, notify_status, notify_stopping};
-pub use token::{Token, TokenSource};
+pub use health::Health;
+pub use options::{PortalOptions, ProcessOptions};
+pub use run::run;
+pub use status::{notify_ready, notify_status};

@@ -8,7 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 /// Shape of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// For people.
     Human,
     /// One JSON object a line.
@@ -23,7 +23,7 @@ const QUIET_LIBRARIES: &str = "boringtun=off,is=error,str0m_proto=error,quinn_ud
 
 /// Starts logging. `filter` is a list of directives like `info,connlib=debug`; it wins over the defaults for noisy
 /// libraries where it names them.
-pub fn init_logs(format: LogFormat, filter: &str) -> Result<()> {
+pub(crate) fn init_logs(format: LogFormat, filter: &str) -> Result<()> {
     let Ok(filter) = EnvFilter::try_new(format!("{QUIET_LIBRARIES},{filter}")) else {
         bail!("the log filter {filter:?} is malformed: write it like `info,connlib_link=debug`");
     };

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 const NET_ADMIN: u64 = 1 << 12;
 
 /// Says what is missing to configure interfaces and routes, before anything is half done.
-pub fn check_network_admin() -> Result<()> {
+pub(crate) fn check_network_admin() -> Result<()> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     match effective_capabilities(&status) {
         Some(capabilities) if capabilities & NET_ADMIN == 0 => bail!(

@@ -6,7 +6,7 @@ use tokio::signal::unix::{self, SignalKind};
 
 /// What somebody wants of us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
+pub(crate) enum Signal {
     /// SIGTERM or SIGINT: end in an orderly way.
     Stop,
     /// SIGHUP: begin anew with what has changed.
@@ -15,7 +15,7 @@ pub enum Signal {
 
 /// Waits for SIGTERM, SIGINT and SIGHUP.
 #[derive(Debug)]
-pub struct Signals {
+pub(crate) struct Signals {
     terminate: unix::Signal,
     interrupt: unix::Signal,
     hang_up: unix::Signal,
@@ -23,7 +23,7 @@ pub struct Signals {
 
 impl Signals {
     /// Takes the signals over from the defaults, which would end the process.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             terminate: unix::signal(SignalKind::terminate())?,
             interrupt: unix::signal(SignalKind::interrupt())?,
@@ -32,7 +32,7 @@ impl Signals {
     }
 
     /// The next signal. Cancel safe.
-    pub async fn next(&mut self) -> Signal {
+    pub(crate) async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.terminate.recv() => Signal::Stop,
             _ = self.interrupt.recv() => Signal::Stop,

@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
+use connlib::SessionError;
 use sd_notify::NotifyState;
 
 /// How a binary ended; the numbers are part of its interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
+pub(crate) enum Exit {
     /// It was asked to end.
     Asked,
     /// Something failed; the log's last line says what. A restart may help.
@@ -31,16 +32,16 @@ impl From<Exit> for ExitCode {
 
 /// Why a binary ends without having been asked to.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// What its exit status says.
-    pub exit: Exit,
+    pub(crate) exit: Exit,
     /// What its last words say: what is wrong, and what to do about it.
-    pub error: anyhow::Error,
+    pub(crate) error: anyhow::Error,
 }
 
 impl Failure {
     /// The configuration or the machine does not allow a start.
-    pub fn unusable(error: anyhow::Error) -> Self {
+    pub(crate) fn unusable(error: anyhow::Error) -> Self {
         Self { exit: Exit::Unusable, error }
     }
 }
@@ -48,6 +49,19 @@ impl Failure {
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self { exit: Exit::Failure, error }
+    }
+}
+
+impl From<SessionError> for Failure {
+    fn from(error: SessionError) -> Self {
+        let exit = if error.requires_sign_in() {
+            Exit::SignInRequired
+        } else if error.requires_administrator() {
+            Exit::Unusable
+        } else {
+            Exit::Failure
+        };
+        Self { exit, error: error.into() }
     }
 }
 
@@ -62,7 +76,7 @@ pub fn notify_status(status: &str) {
 }
 
 /// Tells systemd, if it started us, that we are about to end.
-pub fn notify_stopping() {
+pub(crate) fn notify_stopping() {
     notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
 }
 

@@ -13,11 +13,11 @@ const MAX_LEN: u64 = 16 * 1024;
 
 /// A secret. Its `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
+pub(crate) struct Token(String);
 
 impl Token {
     /// The secret itself.
-    pub fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }
@@ -30,25 +30,25 @@ impl fmt::Debug for Token {
 
 /// Where a token may be found, in order of precedence. Never the command line: every user of the machine can read it.
 #[derive(Debug, Clone)]
-pub struct TokenSource {
+pub(crate) struct TokenSource {
     /// A file, if one was named.
-    pub file: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
     /// Name of a systemd credential (systemd.exec(5), `LoadCredential=`).
-    pub credential: &'static str,
+    pub(crate) credential: String,
     /// Name of an environment variable.
-    pub variable: &'static str,
+    pub(crate) variable: &'static str,
     /// The file to look at when nothing else is there.
-    pub default_file: PathBuf,
+    pub(crate) default_file: PathBuf,
 }
 
 impl TokenSource {
     /// Finds the token.
-    pub fn load(&self) -> Result<Token> {
+    pub(crate) fn load(&self) -> Result<Token> {
         if let Some(file) = &self.file {
             return read(file, Guard::OwnerOnly);
         }
         if let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") {
-            let file = Path::new(&directory).join(self.credential);
+            let file = Path::new(&directory).join(&self.credential);
             if file.exists() {
                 // systemd guards its credentials by itself.
                 return read(&file, Guard::Nobody);
@@ -133,7 +133,7 @@ mod tests {
     fn source(file: &Path) -> TokenSource {
         TokenSource {
             file: Some(file.to_owned()),
-            credential: "token",
+            credential: "token".to_owned(),
             variable: "CONNLIB_TEST_NO_SUCH_VARIABLE",
             default_file: "/nonexistent".into(),
         }
