@@ -170,6 +170,7 @@ impl Node {
             tracing::warn!(max = self.max_links, "refused a link: there are too many");
             return Upsert::Refused;
         }
+        self.stun_servers.hurry(now);
         let slot = self.free_slot();
         let index = self.free_index();
         self.demux.insert(slot, index, config.remote_public_key, config.local.username.clone());

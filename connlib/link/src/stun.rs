@@ -111,6 +111,13 @@ impl StunServers {
         }
     }
 
+    /// Asks servers at once that did not answer of late: somebody is about to be told our addresses.
+    pub(crate) fn hurry(&mut self, now: Instant) {
+        for server in self.servers.iter_mut().filter(|server| !server.is_refresh()) {
+            (server.ask_at, server.backoff) = (now, FIRST_RETRY);
+        }
+    }
+
     /// The mappings known at present: at most one a family, as more would say the same. What a server said that is
     /// silent now may be out of date, and counts only if no other says anything.
     pub(crate) fn mappings(&self) -> impl Iterator<Item = Mapping> {
