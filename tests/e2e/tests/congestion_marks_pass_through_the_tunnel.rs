@@ -78,7 +78,8 @@ fn and_packets_that_cannot_be_marked_stay_as_they_are() {
     count_marks(client, "tun-connlib");
     count_marks(web, "eth0");
     for (server, family) in [("10.20.0.10", "ip"), ("[fd20::10]", "ip6")] {
-        scenario.curl().arg(format!("http://{server}/bytes/{LENGTH}")).output().unwrap();
+        let body = scenario.curl().arg(format!("http://{server}/bytes/{LENGTH}")).output().unwrap();
+        assert_eq!(body.stdout.len() as u64, LENGTH, "{server}");
         for end in [client, web] {
             for mark in ["ce", "ect0"] {
                 assert_eq!(marked(end, &format!("{family} {mark}")), 0, "{family} {mark}");

@@ -51,10 +51,10 @@ pub enum Target {
 }
 
 impl Resource {
-    /// Whether a packet that reached `self` before reaches `other` just as well: only what people see differs.
+    /// Whether access to `self` is access to `other`: filters, and what people see, may differ.
     pub(super) fn is_addressed_like(&self, other: &Self) -> bool {
         let sites = |resource: &Self| resource.sites.iter().map(|site| site.id).collect::<Vec<_>>();
-        self.target == other.target && self.filters == other.filters && sites(self) == sites(other)
+        self.target == other.target && sites(self) == sites(other)
     }
 
     /// The resource, as far as DNS is concerned.

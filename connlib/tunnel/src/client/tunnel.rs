@@ -171,11 +171,16 @@ impl ClientTunnel {
 
     fn insert(&mut self, resource: Resource, now: Instant) {
         if let Some(known) = self.resources.get(&resource.id) {
-            if known.is_addressed_like(&resource) {
+            let is_same = known.is_addressed_like(&resource);
+            if is_same && known.filters == resource.filters {
                 self.resources.insert(resource.id, resource);
                 return;
             }
-            self.remove(resource.id, now);
+            match is_same {
+                // Its gateways are told as well: access goes on.
+                true => self.routes.remove(known),
+                false => self.remove(resource.id, now),
+            }
         }
         if let Some(dns) = resource.dns() {
             self.dns.upsert_resource(dns);

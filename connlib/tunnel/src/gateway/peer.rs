@@ -58,6 +58,8 @@ pub(super) struct Refusal {
 pub(super) struct Peer {
     pub(super) client: AuthorizedClient,
     pub(super) policy: Policy,
+    /// When it was last given something.
+    pub(super) authorized_at: Instant,
     translations: Translations,
     nat: Nat,
     answers: TokenBucket,
@@ -69,6 +71,7 @@ impl Peer {
         Self {
             client,
             policy: Policy::default(),
+            authorized_at: now,
             translations: Translations::new(),
             nat: Nat::new(),
             answers: TokenBucket::new(ANSWERS.0, ANSWERS.1, now),
