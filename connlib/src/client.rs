@@ -46,9 +46,6 @@ const COMPONENT: &str = "headless-client";
 /// The version of the existing system's client whose behaviour this one has: portals look at it.
 const PROTOCOL_VERSION: &str = "1.5.12";
 
-/// The limit for super-packets: one that is sealed segment by segment still leaves by one system call.
-const GSO_MAX_SIZE: u32 = 61_440;
-
 /// Settings of a client.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -125,8 +122,7 @@ impl Session {
         let portal = PortalClient::new(portal_config, network(&resolvers))?;
         let mut io = Io::new(udp::UdpSockets::bind(socket_options(Some(SOCKET_MARK)))?);
         let tun = Tun::open(&settings.tun, Offloads::ALL)?;
-        LinkSettings { gso_max_size: Some(GSO_MAX_SIZE), ..LinkSettings::default() }
-            .apply(&settings.tun)?;
+        LinkSettings::default().apply(&settings.tun)?;
         io.set_tun(tun);
         // First of all: it undoes what a crashed predecessor left behind.
         let dns = DnsControl::new(settings.dns, &settings.tun)?;

@@ -13,9 +13,6 @@ use connlib_packet::{PacketBatch, Scratch, TunPacket};
 /// Reads in a row before the other direction gets its turn: what waits there, an acknowledgement perhaps, waits as long.
 const READS_PER_TURN: usize = 4;
 
-/// As soon as that much waits to be sent, it leaves: the other end can begin with it while we go on.
-const FLUSH_AT: usize = 48 * 1024;
-
 /// Datagrams that wait to be sent. Room for two super-packets: more would only be latency.
 const SEND_QUEUE: usize = 192 * 1024;
 
@@ -133,7 +130,7 @@ impl Io {
     pub(crate) fn pump(&mut self, tunnel: &mut impl PacketTunnel) -> io::Result<()> {
         self.receive(tunnel);
         if self.blocked.is_some() {
-            self.flush();
+            self.flush(usize::MAX);
         }
         if self.blocked.is_none() {
             self.read(tunnel)?;
@@ -198,21 +195,20 @@ impl Io {
                     tracing::trace!(error = %e, "malformed packet from an application");
                 }
             }
-            if self.queue.len() >= FLUSH_AT {
-                self.flush();
-            }
+            // What the next packet may still be added to stays: each system call carries as much as it can.
+            self.flush(self.queue.complete_runs());
             if self.blocked.is_some() {
                 return Ok(());
             }
         }
-        self.flush();
+        self.flush(usize::MAX);
         Ok(())
     }
 
-    /// Sends what is queued, as far as the kernel takes it.
-    fn flush(&mut self) {
+    /// Sends the first `runs` of what is queued, as far as the kernel takes it.
+    fn flush(&mut self, runs: usize) {
         let start = self.blocked.take();
-        for (index, (run, bytes)) in self.queue.runs().enumerate() {
+        for (index, (run, bytes)) in self.queue.runs().take(runs).enumerate() {
             let sent = match start {
                 Some(blocked) if index < blocked.run => continue,
                 Some(blocked) if index == blocked.run => blocked.sent,
@@ -239,7 +235,7 @@ impl Io {
                 }
             }
         }
-        self.queue.clear();
+        self.queue.discard(runs);
     }
 
     /// Sends one datagram that isn't part of a batch. Lost, as on the way, if the kernel does not take it.

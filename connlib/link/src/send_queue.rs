@@ -35,6 +35,12 @@ pub struct Run {
     end: usize,
 }
 
+impl Run {
+    fn has_room_for(&self, size: usize) -> bool {
+        self.segments < MAX_SEGMENTS && self.end - self.start + size <= MAX_RUN
+    }
+}
+
 impl SendQueue {
     /// Room that is kept for one super-packet from the TUN device, cut and sealed.
     const HEADROOM: usize = 96 * 1024;
@@ -69,6 +75,27 @@ impl SendQueue {
         self.runs.iter().map(|run| (*run, self.bytes(run)))
     }
 
+    /// How many runs, from the first on, nothing will be added to.
+    pub fn complete_runs(&self) -> usize {
+        let is_complete = |run: &Run| self.last_is_closed || !run.has_room_for(run.segment_size);
+        match self.runs.last() {
+            Some(last) if !is_complete(last) => self.runs.len() - 1,
+            _ => self.runs.len(),
+        }
+    }
+
+    /// Forgets the first `runs` runs: they have been sent.
+    pub fn discard(&mut self, runs: usize) {
+        let Some(rest) = self.runs.get(runs).map(|run| run.start) else { return self.clear() };
+        self.buffer.copy_within(rest..self.len, 0);
+        self.len -= rest;
+        self.runs.drain(..runs);
+        for run in &mut self.runs {
+            run.start -= rest;
+            run.end -= rest;
+        }
+    }
+
     /// Forgets all datagrams.
     pub fn clear(&mut self) {
         self.len = 0;
@@ -95,8 +122,7 @@ impl SendQueue {
                 && last.path == path
                 && last.ecn == ecn
                 && size <= last.segment_size
-                && last.segments < MAX_SEGMENTS
-                && end - last.start <= MAX_RUN;
+                && last.has_room_for(size);
             if fits {
                 last.end = end;
                 last.segments += 1;
@@ -161,6 +187,30 @@ mod tests {
             assert!(bytes.len() <= MAX_RUN && run.segments <= MAX_SEGMENTS);
         }
         assert_eq!(queue.runs().map(|(run, _)| run.segments).sum::<usize>(), 130);
+    }
+
+    #[test]
+    fn what_can_still_grow_stays_when_the_rest_is_sent() {
+        let mut queue = SendQueue::new(1 << 20);
+        for number in 0..60 {
+            push(&mut queue, path(1), 0, &[number; 1312]);
+        }
+        assert_eq!(queue.complete_runs(), 1);
+        let sent = queue.runs().next().unwrap().0.segments;
+        queue.discard(queue.complete_runs());
+        push(&mut queue, path(1), 0, &[60; 1312]);
+        assert_eq!(shape(&queue), [(1, 1312, 61 - sent, (61 - sent) * 1312)]);
+        let (_, bytes) = queue.runs().next().unwrap();
+        assert_eq!((usize::from(bytes[0]), bytes[bytes.len() - 1]), (sent, 60));
+
+        push(&mut queue, path(1), 0, &[0; 7]);
+        assert_eq!(queue.complete_runs(), 1, "a shorter datagram is the last");
+        queue.discard(queue.complete_runs());
+        assert!(queue.is_empty());
+        push(&mut queue, path(1), 0, &[0; 1312]);
+        assert_eq!((queue.complete_runs(), queue.len()), (0, 1312));
+        queue.discard(usize::MAX);
+        assert!(queue.is_empty());
     }
 
     #[test]

@@ -217,7 +217,7 @@ impl Group {
             self.push = packet[transport + 13] & TcpFlags::PSH.0 != 0;
             self.next_sequence = u32_at(packet, transport + 4).wrapping_add(payload as u32);
         }
-        self.is_open = !self.push;
+        self.is_open = true;
     }
 
     /// Appends `packet`, of which `other` is the group, if the kernel would cut it out again as it is. The caller links
@@ -265,9 +265,9 @@ impl Group {
         }
         self.packets += 1;
         self.len = len as u32;
-        self.push = other.push;
+        self.push |= other.push;
         self.next_sequence = other.next_sequence;
-        self.is_open = !other.push && other.size == self.size;
+        self.is_open = other.size == self.size;
         true
     }
 

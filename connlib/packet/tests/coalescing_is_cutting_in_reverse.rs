@@ -5,7 +5,7 @@ mod support;
 
 use connlib_packet::{
     Coalesce, Headers, Offload, PacketBatch, Scratch, TcpFlags, TunPacket, VIRTIO_HEADER, Writes,
-    build,
+    build, protocol,
 };
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -112,9 +112,18 @@ fn check_head(virtio: &[u8; VIRTIO_HEADER], packet: &[u8]) {
     assert_eq!(packet[at..at + 2], sum.to_be_bytes());
 }
 
-/// The identification of whole packets means nothing (RFC 6864), and is not kept.
+/// The identification of whole packets means nothing (RFC 6864), and is not kept; several PSH become one (RFC 9293
+/// §3.9.1.2).
 fn normal(packet: &[u8]) -> Vec<u8> {
     let mut packet = packet.to_vec();
+    if let Ok(tcp) = TunPacket::parse(&mut packet.clone(), Offload::NONE)
+        && tcp.headers().protocol() == protocol::TCP
+        && tcp.is_intact()
+    {
+        let at = tcp.headers().transport_offset();
+        packet[at + 13] &= !TcpFlags::PSH.0;
+        packet[at + 16..at + 18].fill(0);
+    }
     let is_ipv4 = packet[0] >> 4 == 4 && packet.len() >= 20;
     if is_ipv4 && packet[6] & 0x40 != 0 && checksum_of(&[&packet[..20]]) == 0 {
         packet[4..6].fill(0);
@@ -375,20 +384,28 @@ fn a_first_packet_that_is_broken_stays_alone() {
 }
 
 #[test]
-fn pushed_and_shorter_packets_end_a_write() {
+fn a_shorter_packet_ends_a_write() {
     let mut random = Random::new(6);
     let mut flow = Flow::new(&mut random, true, false);
+    let packets = [100, 100, 99, 99, 99, 98].map(|len| flow.next(TcpFlags::ACK, &vec![1; len]));
+    assert_eq!(sizes(&packets), [3, 3]);
+}
+
+#[test]
+fn a_push_is_the_last_packet_s() {
+    let mut random = Random::new(6);
     let push = TcpFlags::ACK | TcpFlags::PSH;
-    let packets = [
-        flow.next(TcpFlags::ACK, &[1; 100]),
-        flow.next(push, &[1; 100]),
-        flow.next(TcpFlags::ACK, &[1; 100]),
-        flow.next(TcpFlags::ACK, &[1; 99]),
-        flow.next(TcpFlags::ACK, &[1; 99]),
-        flow.next(push, &[1; 99]),
-        flow.next(push, &[1; 99]),
-    ];
-    assert_eq!(sizes(&packets), [2, 2, 2, 1]);
+    let flags_of = |packets: &[Vec<u8>]| {
+        let segments = cut(batch(packets).coalesce(ALL, &mut Scratch::default()));
+        segments.iter().map(|segment| segment[20 + 13]).collect::<Vec<_>>()
+    };
+    for pushed in 0..3 {
+        let mut flow = Flow::new(&mut random, true, false);
+        let packets = [0, 1, 2]
+            .map(|index| flow.next(if index == pushed { push } else { TcpFlags::ACK }, &[1; 100]));
+        assert_eq!(sizes(&packets), [3]);
+        assert_eq!(flags_of(&packets), [TcpFlags::ACK.0, TcpFlags::ACK.0, push.0]);
+    }
 }
 
 #[test]

@@ -17,17 +17,11 @@ pub struct LinkSettings {
     pub mtu: u32,
     /// Packets and super-packets that wait for us to read them. Further ones are dropped.
     pub tx_queue_length: u32,
-    /// Size in bytes that super-packets stay below. `None`: the kernel's limit, 65536.
-    ///
-    /// TCP connections that begin on this host keep to it. Whatever else is larger, such as what a gateway forwards
-    /// after GRO, arrives cut into single packets, which costs most of the throughput: leave it alone on a host that
-    /// forwards.
-    pub gso_max_size: Option<u32>,
 }
 
 impl Default for LinkSettings {
     fn default() -> Self {
-        Self { mtu: connlib_packet::plan::MTU.into(), tx_queue_length: 1000, gso_max_size: None }
+        Self { mtu: connlib_packet::plan::MTU.into(), tx_queue_length: 1000 }
     }
 }
 
@@ -44,9 +38,8 @@ impl LinkSettings {
             Socket::route().map_err(TunError::at("talk to the kernel through netlink"))?;
         let mut change = |message| socket.request(message, |_| {});
 
-        change(link(index, 0, &self.attributes())).map_err(TunError::at(
-            "set the interface's MTU, queue length and segmentation limit",
-        ))?;
+        change(link(index, 0, &self.attributes()))
+            .map_err(TunError::at("set the interface's MTU and queue length"))?;
         if let Err(error) = change(link(index, 0, &without_link_local())) {
             tracing::debug!(%error, "No IPv6 on the interface");
         }
@@ -55,14 +48,7 @@ impl LinkSettings {
     }
 
     fn attributes(&self) -> Attributes {
-        let attributes = Attributes::new()
-            .u32(libc::IFLA_MTU, self.mtu)
-            .u32(libc::IFLA_TXQLEN, self.tx_queue_length);
-        match self.gso_max_size {
-            // Sets the limit of IPv4, which newer kernels have apart, as well.
-            Some(size) => attributes.u32(libc::IFLA_GSO_MAX_SIZE, size),
-            None => attributes,
-        }
+        Attributes::new().u32(libc::IFLA_MTU, self.mtu).u32(libc::IFLA_TXQLEN, self.tx_queue_length)
     }
 }
 
