@@ -23,7 +23,8 @@ pub struct Options {
     pub mark: Option<u32>,
     /// Whether the kernel may cut and join datagrams (UDP GSO and GRO). To be turned off where a driver gets it wrong.
     pub offload: bool,
-    /// Wanted size in bytes of each socket's receive buffer. Without `CAP_NET_ADMIN` `net.core.rmem_max` is the limit.
+    /// Wanted size in bytes of each socket's receive buffer: what waits there is delay under load, a few milliseconds of
+    /// traffic must fit. Without `CAP_NET_ADMIN` `net.core.rmem_max` is the limit.
     pub receive_buffer: usize,
     /// Wanted size in bytes of each socket's send buffer. Without `CAP_NET_ADMIN` `net.core.wmem_max` is the limit.
     pub send_buffer: usize,
@@ -35,7 +36,7 @@ impl Default for Options {
             port: PREFERRED_PORT,
             mark: None,
             offload: true,
-            receive_buffer: 16 << 20,
+            receive_buffer: 2 << 20,
             send_buffer: 4 << 20,
         }
     }
