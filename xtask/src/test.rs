@@ -110,7 +110,7 @@ impl Part {
                 // Some of them make a namespace to try system calls in.
                 packages::ensure_present(&packages::LAB)?;
                 let exclude = ["--exclude", SIMULATION, "--exclude", NAMESPACES];
-                cargo::run(cargo().args(["test", "--workspace"]).args(exclude))
+                cargo::run(cargo().args(["test", "--workspace", "--no-fail-fast"]).args(exclude))
             }
             Self::Simulation => cargo::run(cargo().args(["test", "--package", SIMULATION])),
             Self::Namespaces => namespaces(),
@@ -126,7 +126,8 @@ fn namespaces() -> Result<()> {
     let built = cargo::build(NAMESPACES_PROFILE, &scenario::PACKAGES)?;
     cargo::run(
         cargo()
-            .args(["test", "--profile", NAMESPACES_PROFILE, "--package", NAMESPACES])
+            .args(["test", "--no-fail-fast"])
+            .args(["--profile", NAMESPACES_PROFILE, "--package", NAMESPACES])
             .env("CONNLIB_BIN_DIR", built),
     )
 }

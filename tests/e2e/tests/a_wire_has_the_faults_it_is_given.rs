@@ -104,5 +104,9 @@ fn an_interface_that_goes_down_does_not_end_the_wire() {
     let socket = pair.left.enter(|| UdpSocket::bind("192.0.2.1:0")).unwrap().unwrap();
     socket.send_to(b"into the void", "192.0.2.2:9").unwrap();
     pair.right.ip("link set eth0 up").unwrap();
+    // Until the neighbour is known again the kernel keeps what is sent, and lets later datagrams overtake it.
+    let echo = Echo::start(&pair.right, "192.0.2.2:7".parse().unwrap()).unwrap();
+    let probe = Probe::start_answered(&pair.left, echo.address(), Duration::from_secs(30)).unwrap();
+    probe.stop().unwrap();
     assert_eq!(pair.send(10), (0..10).collect::<Vec<_>>());
 }
