@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use connlib_interop::tools;
 use serde::Serialize;
 
 use crate::{
     lab, machine,
     process::{self, Switches},
     subject::{Place, Program, Standing, Subject},
-    tools,
 };
 
 const MAX_RSS_MIB: f64 = 15.0;

@@ -1,11 +1,12 @@
 //! The lab that subjects stand in: with our programs where they are needed, and gone when the process ends.
 
-use std::{fs, process};
+use std::{fs, path::PathBuf, process};
 
 use anyhow::{Context as _, Result};
 use connlib_e2e::{Binaries, Lab};
+use connlib_interop::tools;
 
-use crate::{subject::PACKAGES, tools};
+use crate::subject::PACKAGES;
 
 /// As a shell reports a program that SIGINT has ended.
 const INTERRUPTED: i32 = 130;
@@ -14,7 +15,7 @@ const INTERRUPTED: i32 = 130;
 pub(crate) fn open(with_ours: bool) -> Result<Lab> {
     let mut binaries = Binaries::locate()?;
     if with_ours && PACKAGES.iter().any(|package| binaries.path(package).is_err()) {
-        binaries = Binaries::in_directory(tools::release_binaries(&PACKAGES)?);
+        binaries = Binaries::in_directory(release_binaries(&PACKAGES)?);
     }
     let lab = Lab::with_binaries(binaries)?;
     // Whether all went well is told by figures; what programs complained about is told by `close`.
@@ -44,4 +45,15 @@ pub(crate) fn close(lab: Lab, failed: bool) -> Result<()> {
     }
     eprintln!("logs are in {}", lab.directory().join("logs").display());
     Ok(())
+}
+
+/// Our own programs with the release profile: the directory that they lie in.
+fn release_binaries(packages: &[&str]) -> Result<PathBuf> {
+    let mut command = tools::cargo();
+    command.args(["build", "--release"]).current_dir(tools::root());
+    for package in packages {
+        command.args(["--package", package]);
+    }
+    tools::run(&mut command)?;
+    Ok(tools::target_directory().join("release"))
 }

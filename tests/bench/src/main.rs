@@ -4,8 +4,7 @@
 //! - [`tunnel`]: throughput, CPU, memory and delay of all subjects, alternating
 //! - [`idle`]: memory and wake-ups of our programs when nothing happens
 //! - [`allocations`]: what the packet path allocates; needs no network and runs as a test too
-//! - [`lab`], [`process`], [`machine`], [`tools`]: where it happens, figures of processes and of the machine, and
-//!   programs of others
+//! - [`lab`], [`process`], [`machine`]: where it happens, figures of processes and of the machine
 #![forbid(unsafe_code)]
 
 mod allocations;
@@ -14,7 +13,6 @@ mod lab;
 mod machine;
 mod process;
 mod subject;
-mod tools;
 mod tunnel;
 
 use std::process::ExitCode;

@@ -16,10 +16,10 @@ use std::{fmt, net::Ipv4Addr, path::PathBuf, process::Output, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use connlib_e2e::{Lab, Namespace, Process, process::Command, wait};
+use connlib_interop::tools;
 
 use self::{connlib::Connlib, network::Network};
 pub(crate) use self::{connlib::PACKAGES, network::Place};
-use crate::tools;
 
 /// The MTU of what is carried, for all subjects.
 pub(crate) const MTU: u16 = 1280;

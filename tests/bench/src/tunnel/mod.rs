@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use connlib_e2e::Lab;
+use connlib_interop::tools;
 
 use self::{
     case::Case,
@@ -25,7 +26,6 @@ use self::{
 use crate::{
     lab, machine,
     subject::{Place, Program, Standing, Subject},
-    tools,
 };
 
 #[derive(Debug, clap::Args)]

@@ -11,16 +11,21 @@ use anyhow::{Context as _, Result, ensure};
 
 /// A program of the system, and Debian's package that brings it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct SystemTool {
+pub struct SystemTool {
     program: &'static str,
     package: &'static str,
 }
 
-pub(crate) const IPERF3: SystemTool = SystemTool { program: "iperf3", package: "iperf3" };
-pub(crate) const PING: SystemTool = SystemTool { program: "ping", package: "iputils-ping" };
-pub(crate) const IP: SystemTool = SystemTool { program: "ip", package: "iproute2" };
-pub(crate) const NFT: SystemTool = SystemTool { program: "nft", package: "nftables" };
-pub(crate) const WG: SystemTool = SystemTool { program: "wg", package: "wireguard-tools" };
+/// Measures throughput.
+pub const IPERF3: SystemTool = SystemTool { program: "iperf3", package: "iperf3" };
+/// Asks whether a host is there.
+pub const PING: SystemTool = SystemTool { program: "ping", package: "iputils-ping" };
+/// Lays out networks.
+pub const IP: SystemTool = SystemTool { program: "ip", package: "iproute2" };
+/// Sets up NAT.
+pub const NFT: SystemTool = SystemTool { program: "nft", package: "nftables" };
+/// Configures WireGuard devices.
+pub const WG: SystemTool = SystemTool { program: "wg", package: "wireguard-tools" };
 
 /// The commit of Tailscale's wireguard-go that we compare with, as `go install` names it.
 const WIREGUARD_GO: &str = "v0.0.0-20260928213032-417aef361226";
@@ -31,7 +36,7 @@ const SYSTEM_DIRECTORIES: [&str; 2] = ["/usr/sbin", "/sbin"];
 
 impl SystemTool {
     /// Installs the program by `apt-get`, unless it is there.
-    pub(crate) fn ensure_present(self) -> Result<()> {
+    pub fn ensure_present(self) -> Result<()> {
         if is_present(self.program) {
             return Ok(());
         }
@@ -47,7 +52,7 @@ impl SystemTool {
 }
 
 /// Tailscale's wireguard-go: the program's path.
-pub(crate) fn wireguard_go() -> Result<PathBuf> {
+pub fn wireguard_go() -> Result<PathBuf> {
     let directory = cache().join(format!("wireguard-go-{WIREGUARD_GO}"));
     let program = directory.join("wireguard-go");
     if !program.is_file() {
@@ -59,7 +64,7 @@ pub(crate) fn wireguard_go() -> Result<PathBuf> {
 }
 
 /// Cloudflare's boringtun-cli: the program's path.
-pub(crate) fn boringtun() -> Result<PathBuf> {
+pub fn boringtun() -> Result<PathBuf> {
     let directory = cache().join(format!("boringtun-cli-{BORINGTUN}"));
     let program = directory.join("bin/boringtun-cli");
     if !program.is_file() {
@@ -67,17 +72,6 @@ pub(crate) fn boringtun() -> Result<PathBuf> {
         run(cargo().args(install).arg(&directory))?;
     }
     Ok(program)
-}
-
-/// Our own programs with the release profile: the directory that they lie in.
-pub(crate) fn release_binaries(packages: &[&str]) -> Result<PathBuf> {
-    let mut command = cargo();
-    command.args(["build", "--release"]).current_dir(root());
-    for package in packages {
-        command.args(["--package", package]);
-    }
-    run(&mut command)?;
-    Ok(target_directory().join("release"))
 }
 
 fn apt_get(arguments: &[&str]) -> Result<()> {
@@ -89,8 +83,8 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
     run(command.env("DEBIAN_FRONTEND", "noninteractive"))
 }
 
-/// Runs a command, says so, and keeps its output away from our figures.
-fn run(command: &mut Command) -> Result<()> {
+/// Runs a command, says so, and keeps its output off standard output, which is for figures.
+pub fn run(command: &mut Command) -> Result<()> {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let line = words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ");
     eprintln!("  $ {line}");
@@ -110,7 +104,8 @@ fn is_present(program: &str) -> bool {
     env::split_paths(&path).chain(system).any(|directory| directory.join(program).is_file())
 }
 
-fn cargo() -> Command {
+/// The Cargo that runs us, or the one that is there.
+pub fn cargo() -> Command {
     Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
@@ -119,14 +114,16 @@ fn cache() -> PathBuf {
     target_directory().join("bench-tools")
 }
 
-fn target_directory() -> PathBuf {
+/// Where Cargo puts what it builds.
+pub fn target_directory() -> PathBuf {
     // Relative paths of this variable count from where the user is.
     let target =
         env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     std::path::absolute(&target).unwrap_or(target)
 }
 
-fn root() -> &'static Path {
+/// The root of the workspace.
+pub fn root() -> &'static Path {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     manifest.ancestors().nth(2).unwrap_or(manifest)
 }

@@ -1,0 +1,26 @@
+//! Our WireGuard beside those of others.
+//!
+//! [`Pair`] lays out two namespaces and starts a user-space WireGuard in one of them; its [`End`] in the other is ours:
+//! the [`Node`](connlib_link::Node) that client and gateway use, on a socket. As the other program knows nothing of ICE,
+//! something else answers its checks in its place; every other datagram goes over the wire.
+//!
+//! Rekeys are two minutes apart. With the feature `fast-clock` our end's time passes faster than that of the other
+//! program, which never minds a handshake that comes early: so our timers run as they always do, and a test sees many
+//! rekeys in seconds.
+//!
+//! - [`device`]: a WireGuard device of another program
+//! - [`tools`]: programs of others, looked for and installed
+//! - [`end`], [`pair`], [`clock`]: ours, the two together, and our time
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod device;
+pub mod end;
+mod ice;
+pub mod pair;
+pub mod tools;
+
+pub use clock::Clock;
+pub use device::Device;
+pub use end::End;
+pub use pair::Pair;
