@@ -10,6 +10,7 @@ use connlib_link::SendQueue;
 use connlib_net::dns_control::{DnsControl, Method};
 use connlib_net::events::{Event as SystemEvent, Events};
 use connlib_net::netlink::SOCKET_MARK;
+use connlib_net::timer::Timer;
 use connlib_net::tun::{LinkSettings, Offloads, Tun};
 use connlib_net::udp;
 use connlib_packet::{PacketBatch, TunPacket};
@@ -35,7 +36,6 @@ use crate::io::{Io, IoStats, PacketTunnel};
 use crate::logged::{Chain, Logged};
 use crate::portal::{PortalSettings, socket_options};
 use crate::signals::{Signal, Signals};
-use crate::timer::Timer;
 
 pub use connlib_net::dns_control::{Method as DnsMethod, UnknownMethod};
 pub use connlib_tunnel::client::{FailureReason, ResourceState, ResourceStatus};
@@ -142,7 +142,7 @@ impl Session {
             host,
             signals: Signals::default(),
             relays: Vec::new(),
-            timer: Timer::new(now),
+            timer: Timer::new(now).map_err(SessionError::io("cannot make a timer"))?,
         };
         session.update_addresses(now);
         Ok(session)
@@ -166,7 +166,10 @@ impl Session {
                         .pump(&mut self.tunnel)
                         .map_err(SessionError::io("the TUN device is gone"))?;
                 }
-                () = self.timer.elapsed() => self.tunnel.handle_timeout(Instant::now()),
+                elapsed = self.timer.elapsed() => {
+                    elapsed.map_err(SessionError::io("cannot wait"))?;
+                    self.tunnel.handle_timeout(Instant::now());
+                }
                 event = self.portal.next_event() => self.handle_portal(event, report)?,
                 answer = self.queries.next() => self.handle_answer(answer),
                 event = self.system.next() => self.handle_system(

@@ -7,6 +7,7 @@ use connlib_link::SendQueue;
 use connlib_net::events::{Event as SystemEvent, Events};
 use connlib_net::netlink::{Interface, Ipv6Support, MAIN_TABLE};
 use connlib_net::nft::{Forwarding, GatewayNat, Masquerade};
+use connlib_net::timer::Timer;
 use connlib_net::tun::{LinkSettings, Offloads, Tun};
 use connlib_net::{resolvers, udp};
 use connlib_packet::{Ecn, PacketBatch, TunPacket, plan};
@@ -28,7 +29,6 @@ use crate::portal::{PortalSettings, socket_options};
 use crate::resolve::{Names, Resolved};
 use crate::retry::Retry;
 use crate::signals::{Signal, Signals};
-use crate::timer::Timer;
 
 /// What portals know gateways of this protocol by.
 const COMPONENT: &str = "gateway";
@@ -154,7 +154,7 @@ impl Session {
             host,
             signals: Signals::default(),
             relays: Vec::new(),
-            timer: Timer::new(now),
+            timer: Timer::new(now).map_err(SessionError::io("cannot make a timer"))?,
         };
         session.update_addresses(now);
         Ok(session)
@@ -175,7 +175,10 @@ impl Session {
                         .pump(&mut self.tunnel)
                         .map_err(SessionError::io("the TUN device is gone"))?;
                 }
-                () = self.timer.elapsed() => self.tunnel.handle_timeout(Instant::now()),
+                elapsed = self.timer.elapsed() => {
+                    elapsed.map_err(SessionError::io("cannot wait"))?;
+                    self.tunnel.handle_timeout(Instant::now());
+                }
                 event = self.portal.next_event() => self.handle_portal(event, report)?,
                 resolved = self.names.next() => self.handle_resolved(resolved),
                 event = self.system.next() => self.handle_system(

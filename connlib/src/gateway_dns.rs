@@ -18,9 +18,9 @@ use connlib_packet::plan::{self, GATEWAY_DNS_PORT};
 use connlib_tunnel::client::DnsQuery;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time;
 
 use crate::dns::{Answer, Carrier};
-use crate::timer::Timer;
 use listener::{Asked, Reply};
 
 /// The longest answer by UDP, in bytes. A longer one is cut to its question, and the client asks by TCP.
@@ -83,8 +83,7 @@ struct Responder {
     listeners: Vec<Listener>,
     queries: mpsc::Sender<Asked>,
     inbox: mpsc::Receiver<Asked>,
-    timer: Timer,
-    is_timer_set: bool,
+    wake_at: Option<Instant>,
 }
 
 struct Listener {
@@ -106,8 +105,7 @@ impl Responder {
             listeners: Vec::new(),
             queries,
             inbox,
-            timer: Timer::new(Instant::now()),
-            is_timer_set: false,
+            wake_at: None,
         }
     }
 
@@ -125,7 +123,7 @@ impl Responder {
                 // INVARIANT: a sender lives in this value.
                 Some(asked) = self.inbox.recv() => self.handle_query(asked),
                 answer = self.carrier.next() => self.handle_answer(answer),
-                () = self.timer.elapsed(), if self.is_timer_set => {
+                Some(()) = sleep_until(self.wake_at) => {
                     self.forwarder.handle_timeout(Instant::now());
                 }
             }
@@ -207,10 +205,7 @@ impl Responder {
                     }
                 }
                 Output::Timeout(at) => {
-                    self.is_timer_set = at.is_some();
-                    if let Some(at) = at {
-                        self.timer.set(at);
-                    }
+                    self.wake_at = at;
                     return;
                 }
             }
@@ -240,4 +235,10 @@ impl Responder {
             self.servers.rotate_left(1);
         }
     }
+}
+
+/// `None` if there is nothing to wait for.
+async fn sleep_until(at: Option<Instant>) -> Option<()> {
+    time::sleep_until(at?.into()).await;
+    Some(())
 }

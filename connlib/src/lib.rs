@@ -24,7 +24,6 @@ mod resolve;
 mod retry;
 mod signals;
 mod system_dns;
-mod timer;
 
 pub use command::{Command, Commands, SessionError, commands};
 pub use io::IoStats;
