@@ -18,7 +18,6 @@ use connlib_packet::plan::{self, GATEWAY_DNS_PORT};
 use connlib_tunnel::client::DnsQuery;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time;
 
 use crate::dns::{Answer, Carrier};
 use listener::{Asked, Reply};
@@ -239,6 +238,6 @@ impl Responder {
 
 /// `None` if there is nothing to wait for.
 async fn sleep_until(at: Option<Instant>) -> Option<()> {
-    time::sleep_until(at?.into()).await;
+    tokio::time::sleep_until(at?.into()).await;
     Some(())
 }
