@@ -8,6 +8,11 @@ use ipnet::IpNet;
 
 use super::limits::Limits;
 
+/// The longest USERNAME in bytes (RFC 8489 §14.3).
+pub(crate) const MAX_USERNAME: usize = 508;
+/// The longest REALM or SOFTWARE in bytes; 127 characters are allowed.
+const MAX_TEXT: usize = 127;
+
 /// Settings of a [`Server`](super::Server). [`Config::new`] fills in what hardly anybody changes.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -20,8 +25,12 @@ pub struct Config {
     pub own_addresses: Vec<IpAddr>,
     /// Networks of which nothing is a peer, beyond those that never are (see [`Server`](super::Server)).
     pub denied_peers: Vec<IpNet>,
+    /// Networks of which anything is a peer, whatever else is said of it: for labs.
+    pub allowed_peers: Vec<IpNet>,
     /// The ports that allocations are made of.
     pub allocation_ports: RangeInclusive<u16>,
+    /// Ports where this machine listens, if they lie in that range: nothing is relayed to them on its own addresses.
+    pub service_ports: Vec<u16>,
     /// The realm of the credentials.
     pub realm: String,
     /// Who may allocate.
@@ -43,13 +52,35 @@ impl Config {
             public_ip6: None,
             own_addresses: Vec::new(),
             denied_peers: Vec::new(),
+            allowed_peers: Vec::new(),
             allocation_ports: 49152..=65535,
+            service_ports: Vec::new(),
             realm: "firezone".to_owned(),
             credentials,
             software: "connlib-relay".to_owned(),
             limits: Limits::default(),
             seed,
         }
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        if self.public_ip4.is_none() && self.public_ip6.is_none() {
+            return Err(ConfigError::NoAddress);
+        }
+        if self.allocation_ports.is_empty() || self.allocation_ports.contains(&0) {
+            return Err(ConfigError::NoPorts);
+        }
+        if self.realm.len() > MAX_TEXT || self.software.len() > MAX_TEXT {
+            return Err(ConfigError::TooLong);
+        }
+        let is_name = |name: &str| (1..=MAX_USERNAME).contains(&name.len());
+        let Credentials { stamp_secrets, users, .. } = &self.credentials;
+        if stamp_secrets.iter().any(String::is_empty)
+            || !users.iter().all(|user| is_name(&user.name))
+        {
+            return Err(ConfigError::Credentials);
+        }
+        Ok(())
     }
 }
 
@@ -116,6 +147,6 @@ pub enum ConfigError {
     #[error("the realm or the software name is longer than 127 bytes")]
     TooLong,
     /// A stamp secret is empty, or a user has an empty or overlong name.
-    #[error("a stamp secret, or the name of a user, is empty or longer than 508 bytes")]
+    #[error("a stamp secret is empty, or the name of a user is empty or longer than 508 bytes")]
     Credentials,
 }

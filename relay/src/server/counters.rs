@@ -71,6 +71,17 @@ pub enum Method {
 }
 
 impl Method {
+    pub(crate) fn parse(method: u16) -> Option<Self> {
+        let methods = [
+            Self::Binding,
+            Self::Allocate,
+            Self::Refresh,
+            Self::CreatePermission,
+            Self::ChannelBind,
+        ];
+        methods.into_iter().find(|known| *known as u16 == method)
+    }
+
     /// Its name in metrics.
     pub fn name(self) -> &'static str {
         match self {

@@ -94,6 +94,6 @@ mod tests {
         assert_eq!(message_len(b"\x00\x03\x00\x08"), Ok(Some(28)));
         assert_eq!(message_len(b"\x00\x03\x00\x07"), Err(NotAMessage));
         assert_eq!(message_len(b"\x50"), Err(NotAMessage));
-        assert_eq!(message_len(b"GET / HTTP/1.1"), Err(NotAMessage));
+        assert_eq!(message_len(b"\x16\x03\x01\x02"), Err(NotAMessage));
     }
 }

@@ -1,0 +1,135 @@
+//! Who sent a request (RFC 8489 §9.2, long-term credentials).
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use foldhash::quality::FixedState;
+use sha2::{Digest, Sha256};
+
+use super::attribute;
+use super::config::{Config, Credentials, MAX_USERNAME, PerUser, User};
+use super::integrity::{Algorithm, Key};
+use super::message::Message;
+use super::nonce::Nonces;
+use super::output::{FiveTuple, Now};
+use super::response::Signature;
+
+/// Checks credentials.
+pub(crate) struct Authenticator {
+    realm: String,
+    stamp_secrets: Vec<String>,
+    users: HashMap<String, Key, FixedState>,
+    per_stamped_user: PerUser,
+    nonces: Nonces,
+}
+
+/// The sender of a request: it knows the password and receives at the address it sends from.
+pub(crate) struct Identity<'a> {
+    pub(crate) username: &'a str,
+    pub(crate) signature: Signature,
+    pub(crate) per_user: PerUser,
+}
+
+/// Why a request isn't served.
+pub(crate) struct Rejection {
+    pub(crate) code: u16,
+    /// Whether a nonce comes with it.
+    pub(crate) is_challenge: bool,
+    /// For a username whose password we know: a client can tell it from a forged one. RFC 8489 §9.2.4 leaves it out, the
+    /// clients of the portal want it.
+    pub(crate) signature: Option<Signature>,
+}
+
+/// The key of a username, and until when it is good.
+struct Credential {
+    key: Key,
+    expires_at: Option<u64>,
+    per_user: PerUser,
+}
+
+impl Authenticator {
+    pub(crate) fn new(config: &Config, nonce_key: [u8; 32], hash_seed: u64, now: Instant) -> Self {
+        let Credentials { stamp_secrets, users, per_stamped_user } = &config.credentials;
+        let key =
+            |user: &User| (user.name.clone(), Key::new(&user.name, &config.realm, &user.password));
+        let mut keys = HashMap::with_hasher(FixedState::with_seed(hash_seed));
+        keys.extend(users.iter().map(key));
+        Self {
+            realm: config.realm.clone(),
+            stamp_secrets: stamp_secrets.clone(),
+            users: keys,
+            per_stamped_user: *per_stamped_user,
+            nonces: Nonces::new(nonce_key, now),
+        }
+    }
+
+    pub(crate) fn realm(&self) -> &str {
+        &self.realm
+    }
+
+    pub(crate) fn nonce(&self, client: &FiveTuple, now: Instant) -> [u8; super::nonce::LEN] {
+        self.nonces.issue(client, now)
+    }
+
+    /// RFC 8489 §9.2.4, but for a request that is signed without a nonce: it is challenged (401) instead of refused
+    /// (400), as the clients of the portal know the realm beforehand and sign at once.
+    pub(crate) fn authenticate<'a>(
+        &self,
+        request: &Message<'a>,
+        client: &FiveTuple,
+        now: Now,
+    ) -> Result<Identity<'a>, Rejection> {
+        let username =
+            request.first(attribute::USERNAME).map(|name| str::from_utf8(name).unwrap_or_default());
+        let Some(algorithm) = request.integrity() else {
+            return Err(self.challenge(401, username, Algorithm::Sha1));
+        };
+        let (Some(username), Some(_)) = (username, request.first(attribute::REALM)) else {
+            return Err(Rejection { code: 400, is_challenge: false, signature: None });
+        };
+        let unauthorized = || self.challenge(401, Some(username), algorithm);
+        let credential =
+            self.credentials(username).find(|credential| request.is_signed_with(&credential.key));
+        let Credential { key, expires_at, per_user } = credential.ok_or_else(unauthorized)?;
+        let signature = Signature { key, algorithm };
+        let challenge = |code| Rejection { code, is_challenge: true, signature: Some(signature) };
+        if expires_at.is_some_and(|expires_at| expires_at < now.unix_seconds) {
+            return Err(challenge(401));
+        }
+        let nonce = request.first(attribute::NONCE).ok_or_else(|| challenge(401))?;
+        if !self.nonces.is_valid(nonce, client, now.instant) {
+            return Err(challenge(438));
+        }
+        Ok(Identity { username, signature, per_user })
+    }
+
+    /// What to tell somebody who didn't prove to know the password. It is signed only with keys made of a secret: with
+    /// a password that a person chose, it would let anybody guess it at leisure.
+    fn challenge(&self, code: u16, username: Option<&str>, algorithm: Algorithm) -> Rejection {
+        let credential = username.and_then(|username| self.stamped(username).next());
+        let signature = credential.map(|Credential { key, .. }| Signature { key, algorithm });
+        Rejection { code, is_challenge: true, signature }
+    }
+
+    fn credentials(&self, username: &str) -> impl Iterator<Item = Credential> {
+        let user = self.users.get(username);
+        let known =
+            user.map(|key| Credential { key: *key, expires_at: None, per_user: PerUser::Limited });
+        known.into_iter().chain(self.stamped(username))
+    }
+
+    /// What a username `expiry:salt` can be, once for each secret.
+    fn stamped(&self, username: &str) -> impl Iterator<Item = Credential> {
+        let stamp = username.split_once(':').filter(|_| username.len() <= MAX_USERNAME);
+        let stamp = stamp.and_then(|(expiry, salt)| Some((expiry, salt, expiry.parse().ok()?)));
+        stamp.into_iter().flat_map(move |(expiry, salt, expires_at)| {
+            self.stamp_secrets.iter().map(move |secret| {
+                let digest = Sha256::digest(format!("{expiry}:{secret}:{salt}"));
+                let key = Key::new(username, &self.realm, &STANDARD_NO_PAD.encode(digest));
+                Credential { key, expires_at: Some(expires_at), per_user: self.per_stamped_user }
+            })
+        })
+    }
+}
