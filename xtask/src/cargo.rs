@@ -1,9 +1,9 @@
 //! Running Cargo, and programs like it.
 
 use std::{
-    env,
+    env, io,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, ExitStatus},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -17,15 +17,32 @@ pub(crate) fn cargo() -> Command {
 
 /// Runs a command with its output on ours; an error if it fails.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
+    run_by(command, Command::status)
+}
+
+/// [`run`] with another way to wait for the end.
+pub(crate) fn run_by(
+    command: &mut Command,
+    wait: impl FnOnce(&mut Command) -> io::Result<ExitStatus>,
+) -> Result<()> {
     let line = line(command);
     eprintln!("  $ {line}");
-    let status = command.status().with_context(|| format!("cannot start `{line}`"))?;
+    let status = wait(command).with_context(|| format!("cannot start `{line}`"))?;
     ensure!(status.success(), "`{line}` failed with {status}");
     Ok(())
 }
 
 /// Builds packages with a profile and returns the directory of their binaries.
 pub(crate) fn build(profile: &str, packages: &[&str]) -> Result<PathBuf> {
+    build_by(profile, packages, run)
+}
+
+/// [`build`] with another way to run the command.
+pub(crate) fn build_by(
+    profile: &str,
+    packages: &[&str],
+    run: impl FnOnce(&mut Command) -> Result<()>,
+) -> Result<PathBuf> {
     let mut command = cargo();
     command.args(["build", "--profile", profile]);
     for package in packages {

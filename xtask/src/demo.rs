@@ -32,7 +32,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     packages::ensure_present(&[packages::COMPILER])?;
     packages::ensure_present(&packages::LAB)?;
     println!("building the release binaries");
-    let built = cargo::build("release", &scenario::PACKAGES)?;
+    let built = cargo::build_by("release", &scenario::PACKAGES, |command| interrupt.run(command))?;
 
     println!();
     let lab = Lab::with_binaries(Binaries::in_directory(built))?;

@@ -1,7 +1,7 @@
 //! What the commands need from the system, and how it gets there.
 
 use std::{
-    env, fs,
+    env, fs, io,
     path::Path,
     process::{Command, Stdio},
 };
@@ -30,6 +30,8 @@ pub(crate) const LAB: [Need; 4] = [
 pub(crate) const DIG: Need = Need { program: "dig", package: "bind9-dnsutils" };
 /// To measure.
 pub(crate) const BENCH: [Need; 1] = [Need { program: "iperf3", package: "iperf3" }];
+/// To configure WireGuards of others.
+pub(crate) const WIREGUARD_TOOLS: Need = Need { program: "wg", package: "wireguard-tools" };
 /// To trust servers on the internet.
 pub(crate) const CERTIFICATES: Need =
     Need { program: "/etc/ssl/certs/ca-certificates.crt", package: "ca-certificates" };
@@ -80,11 +82,14 @@ fn apt_get(action: &[&str], packages: &[&str]) -> Result<()> {
         .args(action)
         .args(packages)
         .env("DEBIAN_FRONTEND", "noninteractive")
-        .stdin(Stdio::null());
+        .stdin(Stdio::null())
+        // Standard output is for what our commands have to say.
+        .stdout(io::stderr());
     cargo::run(&mut command)
 }
 
-fn is_present(program: &str) -> bool {
+/// Whether a program can be run, or a file is there.
+pub(crate) fn is_present(program: &str) -> bool {
     if program.starts_with('/') {
         return Path::new(program).exists();
     }

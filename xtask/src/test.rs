@@ -36,6 +36,8 @@ enum Part {
     Simulation,
     /// The real binaries in network namespaces
     Namespaces,
+    /// Our WireGuard beside wireguard-go
+    Interop,
     /// Licences, duplicates and sources of what we depend on
     Dependencies,
 }
@@ -43,12 +45,23 @@ enum Part {
 /// Crates whose tests are parts of their own.
 const SIMULATION: &str = "connlib-sim";
 const NAMESPACES: &str = "connlib-e2e";
+const INTEROP: &str = "connlib-interop";
 /// Optimized, because the tests move data; the demo builds the same.
 const NAMESPACES_PROFILE: &str = "release";
 
-/// What may be built by one command. The simulation builds WireGuard with a clock that is not real, and features unify.
-const BUILT_TOGETHER: [&[&str]; 2] =
-    [&["--workspace", "--exclude", SIMULATION], &["--package", SIMULATION]];
+/// What may be built by one command: some tests need WireGuard with a clock that is not real, and features unify.
+const BUILT_TOGETHER: [&[&str]; 2] = [
+    &["--workspace", "--exclude", SIMULATION],
+    &["--package", SIMULATION, "--package", INTEROP, "--features", "connlib-interop/fast-clock"],
+];
+
+/// How a part ended, if it did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    /// It cannot be had on this machine.
+    Skipped,
+}
 
 /// Runs the parts one after the other; success is success of all.
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
@@ -64,16 +77,23 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         if let Err(error) = &result {
             println!("{} failed: {error:#}", part.name());
         }
-        outcomes.push((part.name(), result.is_ok(), part_start.elapsed()));
+        let word = match result {
+            Ok(Outcome::Passed) => "ok",
+            Ok(Outcome::Skipped) => "skipped",
+            Err(_) => "failed",
+        };
+        outcomes.push((part.name(), word, part_start.elapsed()));
     }
 
     println!();
-    for (name, passed, duration) in &outcomes {
-        println!("{name:<14}{:<8}{}", if *passed { "ok" } else { "failed" }, for_people(*duration));
+    for (name, word, duration) in &outcomes {
+        println!("{name:<14}{word:<8}{}", for_people(*duration));
     }
     println!("{:<22}{}", "total", for_people(start.elapsed()));
-    let failed = outcomes.iter().filter(|(_, passed, _)| !passed).count();
-    println!("{} passed, {failed} failed", outcomes.len() - failed);
+    let count = |word: &str| outcomes.iter().filter(|(_, of_part, _)| *of_part == word).count();
+    let (failed, skipped) = (count("failed"), count("skipped"));
+    let remark = if skipped > 0 { format!(", {skipped} skipped") } else { String::new() };
+    println!("{} passed, {failed} failed{remark}", count("ok"));
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -82,7 +102,7 @@ impl Part {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    fn run(self) -> Result<()> {
+    fn run(self) -> Result<Outcome> {
         match self {
             Self::Format => {
                 ensure_component("fmt", "rustfmt")?;
@@ -114,8 +134,10 @@ impl Part {
             }
             Self::Simulation => cargo::run(cargo().args(["test", "--package", SIMULATION])),
             Self::Namespaces => namespaces(),
+            Self::Interop => return interop(),
             Self::Dependencies => dependencies(),
         }
+        .map(|()| Outcome::Passed)
     }
 }
 
@@ -130,6 +152,19 @@ fn namespaces() -> Result<()> {
             .args(["--profile", NAMESPACES_PROFILE, "--package", NAMESPACES])
             .env("CONNLIB_BIN_DIR", built),
     )
+}
+
+fn interop() -> Result<Outcome> {
+    ensure!(packages::is_root(), "network namespaces need root: run this command as root");
+    if !packages::is_present("go") {
+        println!("skipped: wireguard-go comes by way of Go, which is not installed here");
+        return Ok(Outcome::Skipped);
+    }
+    packages::ensure_present(&[packages::COMPILER, packages::WIREGUARD_TOOLS])?;
+    packages::ensure_present(&packages::LAB)?;
+    let test = ["test", "--no-fail-fast", "--package", INTEROP, "--features", "fast-clock"];
+    cargo::run(cargo().args(test))?;
+    Ok(Outcome::Passed)
 }
 
 fn dependencies() -> Result<()> {
