@@ -1,4 +1,4 @@
-//! Portal, gateway and client, the real binaries, on a [`Direct`] network.
+//! Portal, gateway, client and relays, the real binaries, on a [`Direct`] network.
 
 use std::{
     fs::{self, Permissions},
@@ -14,7 +14,7 @@ use crate::{
     Lab, Namespace, Process,
     probe::{Echo, Probe},
     process::Command,
-    topology::{Direct, Options},
+    topology::{Direct, Options, relay_addresses},
     wait,
 };
 
@@ -30,6 +30,8 @@ pub mod event {
     pub const AUTHORIZED: &str = "authorized";
     /// Gateway and client: packets may flow to the peer. Fields: `local`, `remote`.
     pub const PATH_ESTABLISHED: &str = "path established";
+    /// Gateway and client: packets take another path from now on. Fields: `local`, `remote`.
+    pub const PATH_CHANGED: &str = "path changed";
 }
 
 /// Who may reach what, unless a test says otherwise.
@@ -90,6 +92,8 @@ pub struct Setup {
     pub policy: String,
     /// What the client does with `/etc/resolv.conf`.
     pub dns_control: String,
+    /// More arguments of each relay.
+    pub relay_options: Vec<String>,
 }
 
 impl Setup {
@@ -110,6 +114,7 @@ impl Default for Setup {
             network: Options::default(),
             policy: POLICY.to_owned(),
             dns_control: "etc-resolv-conf".to_owned(),
+            relay_options: Vec::new(),
         }
     }
 }
@@ -125,16 +130,19 @@ pub struct Scenario {
     pub gateway: Option<Process>,
     /// The client, while it runs.
     pub client: Option<Process>,
+    /// The relays that run.
+    pub relays: Vec<Process>,
     setup: Setup,
     // The last to go: everything above lives in it.
     lab: Lab,
 }
 
 impl Scenario {
-    /// Starts all three and waits until both ends are ready.
+    /// Starts all of them and waits until both ends are ready.
     pub fn start(setup: Setup) -> Result<Self> {
         let mut scenario = Self::prepare(Lab::new()?, setup)?;
         scenario.start_portal()?;
+        scenario.start_relays()?;
         scenario.start_gateway()?;
         scenario.start_client()?;
         Ok(scenario)
@@ -143,7 +151,9 @@ impl Scenario {
     /// Lays the network and starts none of them.
     pub fn prepare(lab: Lab, setup: Setup) -> Result<Self> {
         let network = Direct::lay(&lab, &setup.network)?;
-        let scenario = Self { network, portal: None, gateway: None, client: None, setup, lab };
+        let relays = Vec::new();
+        let scenario =
+            Self { network, portal: None, gateway: None, client: None, relays, setup, lab };
         scenario.set_policy(&scenario.setup.policy)?;
         Ok(scenario)
     }
@@ -185,6 +195,37 @@ impl Scenario {
             "the portal ended at once:\n{}",
             process.log().tail(5)
         );
+        Ok(process)
+    }
+
+    /// Starts a relay on each of the network's hosts for them, and waits until the portal knows them.
+    pub fn start_relays(&mut self) -> Result<()> {
+        for index in 0..self.setup.network.relays {
+            let relay = self.spawn_relay(index)?;
+            self.relays.push(relay);
+        }
+        Ok(())
+    }
+
+    /// Starts the relay on one of the network's hosts for them, and waits until the portal knows it.
+    pub fn spawn_relay(&self, index: u8) -> Result<Process> {
+        let at = self.network.relays.get(usize::from(index)).context("no such host")?;
+        let name = format!("relay{}", index + 1);
+        let mut command = at
+            .command("connlib-relay")
+            .args(["--api-url", PORTAL_URL, "--name", &name, "--log-format", "json"])
+            .args(&self.setup.relay_options)
+            .arg("--token-file")
+            .arg(self.token("relay", &name)?);
+        for address in relay_addresses(index) {
+            if self.setup.network.underlay.has(&address.to_string()) {
+                let flag =
+                    if address.is_ipv4() { "--public-ip4-addr" } else { "--public-ip6-addr" };
+                command = command.args([flag, &address.to_string()]);
+            }
+        }
+        let mut process = command.spawn_watched(&name)?;
+        process.wait_for(event::SIGNED_IN, DEADLINE)?;
         Ok(process)
     }
 
@@ -275,7 +316,9 @@ impl Scenario {
         if !path.exists() {
             let token = self
                 .token_command("new")
-                .args([&format!("--{role}"), name])
+                .arg(format!("--{role}"))
+                // A relay's token is anybody's who runs one.
+                .args((role != "relay").then_some(name))
                 .arg("--config")
                 .arg(self.file("policy.toml"))
                 .run()
@@ -298,5 +341,5 @@ impl Scenario {
 }
 
 /// The binaries that a scenario starts, by package.
-pub const PACKAGES: [&str; 4] =
-    ["connlib-portal", "connlib-gateway", "connlib-client", "connlib-e2e"];
+pub const PACKAGES: [&str; 5] =
+    ["connlib-portal", "connlib-gateway", "connlib-client", "connlib-relay", "connlib-e2e"];

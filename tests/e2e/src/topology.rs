@@ -9,9 +9,13 @@
 //!                     203.0.113.0/24, 2001:db8:113::/64
 //! ```
 //!
-//! Only the gateway reaches the office, and nothing on the internet reaches the client unasked.
+//! Only the gateway reaches the office, and nothing on the internet reaches the client unasked. On request, the gateway is
+//! behind a router `.21` of its own (192.168.88.2, fd88::2), and relays are on the internet: `.31`, `.32` and so on.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use anyhow::Result;
 
@@ -40,7 +44,7 @@ pub enum Underlay {
 
 impl Underlay {
     /// Whether an address, with or without prefix length, is of a family that there is.
-    fn has(self, address: &str) -> bool {
+    pub(crate) fn has(self, address: &str) -> bool {
         match self {
             Self::Dual => true,
             Self::V4Only => !address.contains(':'),
@@ -51,6 +55,11 @@ impl Underlay {
     fn keep<'a>(self, addresses: &[&'a str]) -> Vec<&'a str> {
         addresses.iter().copied().filter(|address| self.has(address)).collect()
     }
+
+    /// The families of both.
+    fn and(self, other: Self) -> Self {
+        if self == Self::Dual { other } else { self }
+    }
 }
 
 /// What can be chosen about [`Direct`].
@@ -58,8 +67,16 @@ impl Underlay {
 pub struct Options {
     /// The families of the internet.
     pub underlay: Underlay,
+    /// The families that the client has of those.
+    pub client: Underlay,
+    /// The families that the gateway has of those.
+    pub gateway: Underlay,
     /// How the client's router translates.
     pub nat: Nat,
+    /// How the gateway's router translates, if it has one.
+    pub gateway_nat: Option<Nat>,
+    /// How many relays there are.
+    pub relays: u8,
     /// The faults of the cable between client and router. Without any it is the kernel's own.
     pub access: Impairment,
     /// Decides which packets the faults hit.
@@ -70,7 +87,11 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             underlay: Underlay::Dual,
+            client: Underlay::Dual,
+            gateway: Underlay::Dual,
             nat: Nat::Masquerade,
+            gateway_nat: None,
+            relays: 0,
             access: Impairment::default(),
             seed: 1,
         }
@@ -90,8 +111,12 @@ pub struct Direct {
     pub client: Namespace,
     /// The cable between client and router, if it has faults.
     pub access: Option<Wire>,
+    /// The gateway's router, if it has one.
+    pub gateway_router: Option<Router>,
     /// Where the gateway is to run.
     pub gateway: Namespace,
+    /// Where the relays are to run.
+    pub relays: Vec<Namespace>,
     /// The segment behind the gateway.
     pub office: Switch,
     /// The office's web server, on ports 80 and 8080.
@@ -123,8 +148,9 @@ impl Direct {
         router.masquerade("wan", options.nat)?;
 
         let client = lab.namespace("client")?;
-        let inside = keep(&["192.168.77.2/24", "fd77::2/64"]);
-        let outside = keep(&["192.168.77.1/24", "fd77::1/64"]);
+        let keep_client = |addresses| options.underlay.and(options.client).keep(addresses);
+        let inside = keep_client(&["192.168.77.2/24", "fd77::2/64"]);
+        let outside = keep_client(&["192.168.77.1/24", "fd77::1/64"]);
         let ends = ((&client, "eth0", &inside[..]), (&*router, "lan", &outside[..]));
         let access = if options.access == Impairment::default() {
             lab.cable(ends.0, ends.1)?;
@@ -132,14 +158,17 @@ impl Direct {
         } else {
             Some(lab.wire(ends.0, ends.1, options.access.clone(), options.seed)?)
         };
-        for gateway in keep(&["192.168.77.1", "fd77::1"]) {
+        for gateway in keep_client(&["192.168.77.1", "fd77::1"]) {
             client.route("default", gateway)?;
         }
         let resolvers = keep(&["203.0.113.53", "2001:db8:113::53"]);
-        client.set_resolvers(&parse(&resolvers)?)?;
+        client.set_resolvers(&parse(&keep_client(&["203.0.113.53", "2001:db8:113::53"]))?)?;
 
         let gateway = lab.namespace("gateway")?;
-        internet.plug(&gateway, "wan", &keep(&["203.0.113.10/24", "2001:db8:113::10/64"]))?;
+        let gateway_router = lay_gateway(lab, &internet, &gateway, options)?;
+        let relays = (0..options.relays)
+            .map(|index| lay_relay(lab, &internet, index, options.underlay))
+            .collect::<Result<_>>()?;
         let office = lab.switch("office")?;
         office.plug(&gateway, "lan", &["10.20.0.1/24", "fd20::1/64"])?;
         gateway.set_resolvers(&parse(&["10.20.0.53"])?)?;
@@ -168,7 +197,9 @@ impl Direct {
             router,
             client,
             access,
+            gateway_router,
             gateway,
+            relays,
             office,
             web,
             database,
@@ -192,6 +223,49 @@ impl Direct {
     pub fn servers(&self) -> &[Process] {
         &self.servers
     }
+}
+
+/// Gives the gateway its leg on the internet, with a router before it if it is to have one.
+fn lay_gateway(
+    lab: &Lab,
+    internet: &Switch,
+    gateway: &Namespace,
+    options: &Options,
+) -> Result<Option<Router>> {
+    let keep = |addresses| options.underlay.and(options.gateway).keep(addresses);
+    let Some(nat) = options.gateway_nat else {
+        internet.plug(gateway, "wan", &keep(&["203.0.113.10/24", "2001:db8:113::10/64"]))?;
+        return Ok(None);
+    };
+    let router = lab.router("gateway-router")?;
+    internet.plug(&router, "wan", &keep(&["203.0.113.21/24", "2001:db8:113::21/64"]))?;
+    router.masquerade("wan", nat)?;
+    let inside = keep(&["192.168.88.2/24", "fd88::2/64"]);
+    let outside = keep(&["192.168.88.1/24", "fd88::1/64"]);
+    lab.cable((gateway, "wan", &inside[..]), (&*router, "lan", &outside[..]))?;
+    for via in keep(&["192.168.88.1", "fd88::1"]) {
+        gateway.route("default", via)?;
+    }
+    Ok(Some(router))
+}
+
+fn lay_relay(lab: &Lab, internet: &Switch, index: u8, underlay: Underlay) -> Result<Namespace> {
+    let relay = lab.namespace(&format!("relay{}", index + 1))?;
+    let addresses = relay_addresses(index);
+    let [ipv4, ipv6] = addresses.each_ref();
+    let (ipv4, ipv6) = (format!("{ipv4}/24"), format!("{ipv6}/64"));
+    internet.plug(&relay, "eth0", &underlay.keep(&[&ipv4, &ipv6]))?;
+    relay.set_resolvers(&parse(&underlay.keep(&["203.0.113.53", "2001:db8:113::53"]))?)?;
+    Ok(relay)
+}
+
+/// The IPv4 and the IPv6 address of a relay, as far as the internet has the family.
+pub fn relay_addresses(index: u8) -> [IpAddr; 2] {
+    let host = 31 + index;
+    // The same digits, read as hexadecimal.
+    let digits = u16::from(host / 10 * 16 + host % 10);
+    let ipv6 = Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, digits);
+    [Ipv4Addr::new(203, 0, 113, host).into(), ipv6.into()]
 }
 
 /// What the office's name server knows: its own names, and how to find the portal.
