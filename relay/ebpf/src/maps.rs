@@ -1,0 +1,48 @@
+//! What user space tells the program, and hears from it.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{Array, DevMapHash, HashMap, PerCpuArray},
+};
+use connlib_relay_xdp_types::{COUNTS as COUNTERS, Config, Count, Leg};
+
+/// Bindings beyond these are user space's to relay. An entry costs about 100 bytes in each of the two maps, once it is
+/// there.
+const BINDINGS: u32 = 1 << 18;
+/// Interfaces that a relay may have.
+const INTERFACES: u32 = 16;
+
+#[map]
+pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static PORTS: Array<u8> = Array::with_max_entries(1 << 16, 0);
+
+/// Not preallocated: an entry's memory is used for another only when no packet can be reading it any more.
+#[map]
+pub static CHANNELS: HashMap<Leg, Leg> = HashMap::with_max_entries(BINDINGS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static PEERS: HashMap<Leg, Leg> = HashMap::with_max_entries(BINDINGS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static EGRESS: DevMapHash = DevMapHash::with_max_entries(INTERFACES, 0);
+
+#[map]
+pub static COUNTS: PerCpuArray<Count> = PerCpuArray::with_max_entries(COUNTERS, 0);
+
+/// Whether a port (a word) is an allocation's.
+#[inline(always)]
+pub fn is_allocated(port: u16) -> bool {
+    let number = connlib_relay_xdp_types::number(port);
+    PORTS.get(u32::from(number)).is_some_and(|owned| *owned != 0)
+}
+
+/// The other leg of a binding.
+#[inline(always)]
+pub fn other_leg<'a>(map: &'static HashMap<Leg, Leg>, leg: &Leg) -> Option<&'a Leg> {
+    // SAFETY: entries are not preallocated, so one that is being read stays as it is; and it stays until the program
+    // ends, for which 'a is a stand-in.
+    unsafe { map.get(leg) }
+}

@@ -1,0 +1,103 @@
+//! The bytes of a packet.
+
+use core::marker::PhantomData;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::xdp_md,
+    helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    programs::XdpContext,
+};
+use connlib_relay_xdp_types::{ETHERNET, Shape};
+
+/// The shortest frame that Ethernet carries, without its checksum. Shorter ones have something behind their packet.
+const SHORTEST_FRAME: usize = 60;
+/// Beyond any frame's length that fits a page, and a bound that the verifier can work with.
+pub const LONGEST: u16 = 0x3fff;
+
+/// A packet in the buffer of its driver.
+#[derive(Clone, Copy)]
+pub struct Packet<'a> {
+    context: *mut xdp_md,
+    of: PhantomData<&'a XdpContext>,
+}
+
+impl<'a> Packet<'a> {
+    #[inline(always)]
+    pub fn new(context: &'a XdpContext) -> Self {
+        Self { context: context.as_ptr().cast(), of: PhantomData }
+    }
+
+    #[inline(always)]
+    pub fn context(self) -> *mut xdp_md {
+        self.context
+    }
+
+    /// The interface it came by.
+    #[inline(always)]
+    pub fn interface(self) -> u32 {
+        // SAFETY: the kernel's context lives as long as the program runs.
+        unsafe { (*self.context).ingress_ifindex }
+    }
+
+    /// Length of the frame in bytes.
+    #[inline(always)]
+    pub fn length(self) -> usize {
+        self.end() - self.start()
+    }
+
+    /// Its first words, if it is that long.
+    #[inline(always)]
+    pub fn front<const WORDS: usize>(self) -> Option<&'a [u16; WORDS]> {
+        // SAFETY: inside of the packet by the check. Buffers and all shapes are aligned to two bytes.
+        (self.start() + 2 * WORDS <= self.end()).then(|| unsafe { &*(self.start() as *const _) })
+    }
+
+    /// Its first words, to be written. All that was borrowed of the packet before must be out of use.
+    #[inline(always)]
+    pub fn front_mut<const WORDS: usize>(self) -> Option<&'a mut [u16; WORDS]> {
+        // SAFETY: as above; this program is alone with the packet.
+        (self.start() + 2 * WORDS <= self.end()).then(|| unsafe { &mut *(self.start() as *mut _) })
+    }
+
+    /// The byte behind an offset.
+    #[inline(always)]
+    pub fn byte_behind(self, offset: u16) -> Option<u8> {
+        // The verifier follows a comparison with the end only at some distance behind what is variable.
+        let before = self.start() + usize::from(offset & LONGEST);
+        // SAFETY: inside of the packet by the check.
+        (before + 2 <= self.end()).then(|| unsafe { *((before + 1) as *const u8) })
+    }
+
+    /// Takes bytes from its front or, if negative, adds some. Whether that was possible; if not, it is as before.
+    #[inline(always)]
+    pub fn shrink_front(self, bytes: i32) -> bool {
+        // SAFETY: the context is the kernel's. No reference into the packet outlives the call: the verifier would refuse
+        // the program.
+        bytes == 0 || unsafe { bpf_xdp_adjust_head(self.context, bytes) } == 0
+    }
+
+    /// Takes away what stands behind an IP packet of a shape and length, as far as Ethernet allows. If the driver cannot,
+    /// it stays, and is ignored by whoever gets it.
+    #[inline(always)]
+    pub fn trim(self, shape: Shape, udp_length: u16) {
+        let packet = ETHERNET + shape.family.header() + usize::from(udp_length);
+        let excess = self.length() as i32 - packet.max(SHORTEST_FRAME) as i32;
+        if excess > 0 {
+            // SAFETY: as above.
+            unsafe { bpf_xdp_adjust_tail(self.context, -excess) };
+        }
+    }
+
+    #[inline(always)]
+    fn start(self) -> usize {
+        // SAFETY: the kernel's context lives as long as the program runs.
+        unsafe { (*self.context).data as usize }
+    }
+
+    #[inline(always)]
+    fn end(self) -> usize {
+        // SAFETY: the kernel's context lives as long as the program runs.
+        unsafe { (*self.context).data_end as usize }
+    }
+}

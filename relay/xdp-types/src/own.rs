@@ -1,0 +1,73 @@
+//! What the program is told about this relay.
+
+use core::net::{Ipv4Addr, Ipv6Addr};
+
+/// An address in words; IPv4's are followed by zeros. All zeros is no address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Address(pub [u16; 8]);
+
+/// A family's addresses of this relay; none, if it does not have this family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Own {
+    /// Where packets for the relay arrive on this host, and where those it sends come from
+    pub local: Address,
+    /// What the relay is called by its clients' peers. Differs from the other behind a one-to-one NAT
+    pub public: Address,
+}
+
+/// The one entry of the map of that name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Config {
+    /// IPv4
+    pub v4: Own,
+    /// IPv6
+    pub v6: Own,
+    /// Where clients talk to the relay
+    pub listen_port: u16,
+}
+
+/// As the map of the loader has it.
+type Words = [u16; size_of::<Config>() / 2];
+
+impl Address {
+    /// No address.
+    pub const NONE: Self = Self([0; 8]);
+
+    /// IPv4
+    pub const fn v4(ip: Ipv4Addr) -> Self {
+        let [a, b, c, d] = ip.octets();
+        let (high, low) = (u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]));
+        Self([high, low, 0, 0, 0, 0, 0, 0])
+    }
+
+    /// IPv6
+    pub const fn v6(ip: Ipv6Addr) -> Self {
+        let [a, b, c, d, e, f, g, h] = ip.segments();
+        Self([
+            a.to_be(),
+            b.to_be(),
+            c.to_be(),
+            d.to_be(),
+            e.to_be(),
+            f.to_be(),
+            g.to_be(),
+            h.to_be(),
+        ])
+    }
+}
+
+impl Config {
+    /// All of it in the order of its fields.
+    pub fn words(self) -> Words {
+        let mut words = [0; _];
+        let addresses = [self.v4.local, self.v4.public, self.v6.local, self.v6.public];
+        for (room, address) in words.chunks_exact_mut(8).zip(addresses) {
+            room.copy_from_slice(&address.0);
+        }
+        words[32] = self.listen_port;
+        words
+    }
+}

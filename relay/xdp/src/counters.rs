@@ -1,0 +1,32 @@
+//! What the program has counted.
+
+use connlib_relay_xdp_types::{COUNTS, Count, Outcome, PATHS, Pass, Path};
+
+/// What became of the packets since the program was attached, over all CPUs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counters([Count; COUNTS as usize]);
+
+impl Counters {
+    pub(crate) const NONE: Self = Self([Count { packets: 0, bytes: 0 }; COUNTS as usize]);
+
+    pub(crate) fn slot(&mut self, outcome: Outcome) -> &mut Count {
+        &mut self.0[outcome.index() as usize]
+    }
+
+    /// Relayed by this way.
+    pub fn relayed(&self, path: Path) -> Count {
+        self.0[Outcome::Relayed(path).index() as usize]
+    }
+
+    /// Packets of the relay's that were left to user space for this reason.
+    pub fn passed(&self, reason: Pass) -> u64 {
+        self.0[Outcome::Passed(reason).index() as usize].packets
+    }
+
+    /// All that was relayed.
+    pub fn total(&self) -> Count {
+        PATHS.into_iter().map(|path| self.relayed(path)).fold(Count::default(), |sum, count| {
+            Count { packets: sum.packets + count.packets, bytes: sum.bytes + count.bytes }
+        })
+    }
+}
