@@ -1,6 +1,7 @@
-//! `/healthz` and `/readyz` for service managers and load balancers.
+//! `/healthz` and `/readyz` for service managers and load balancers, `/metrics` for Prometheus.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,9 +24,10 @@ const MAX_CONNECTIONS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the endpoints answer. Clones share it.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Health {
     ready: Arc<AtomicBool>,
+    metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
 }
 
 impl Health {
@@ -33,8 +36,25 @@ impl Health {
         self.ready.store(ready, Ordering::Relaxed);
     }
 
+    /// Answers `/metrics` too, with what `metrics` writes (Prometheus' text format 0.0.4). To be called before the
+    /// server gets its clone.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        self.metrics = Some(Arc::new(metrics));
+        self
+    }
+
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        let (status, text) = match (request.method(), request.uri().path()) {
+        let path = request.uri().path();
+        if let (&Method::GET | &Method::HEAD, "/metrics", Some(metrics)) =
+            (request.method(), path, &self.metrics)
+        {
+            let mut response = Response::new(Full::from(metrics()));
+            let format = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            response.headers_mut().insert(CONTENT_TYPE, format);
+            return response;
+        }
+        let (status, text) = match (request.method(), path) {
             (&Method::GET | &Method::HEAD, "/healthz") => (StatusCode::OK, "ok\n"),
             (&Method::GET | &Method::HEAD, "/readyz") if self.ready.load(Ordering::Relaxed) => {
                 (StatusCode::OK, "ready\n")
@@ -50,16 +70,25 @@ impl Health {
     }
 }
 
+impl fmt::Debug for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Health").field("ready", &self.ready).finish_non_exhaustive()
+    }
+}
+
 /// A bound but not yet running server.
 #[derive(Debug)]
-pub(crate) struct HealthServer {
+pub struct HealthServer {
     listener: TcpListener,
     health: Health,
 }
 
 impl HealthServer {
     /// Binds the address.
-    pub(crate) async fn bind(address: SocketAddr, health: Health) -> Result<Self> {
+    ///
+    /// # Errors
+    /// If it is in use or not one of this host's.
+    pub async fn bind(address: SocketAddr, health: Health) -> Result<Self> {
         let listener = TcpListener::bind(address).await.with_context(|| {
             format!("cannot listen on {address} for health checks, choose another --health-listen")
         })?;
@@ -67,7 +96,7 @@ impl HealthServer {
     }
 
     /// Answers requests for ever. To be spawned.
-    pub(crate) async fn serve(self) {
+    pub async fn serve(self) {
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
@@ -124,6 +153,23 @@ mod tests {
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 503"));
         health.set_ready(true);
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
-        assert!(get(address, "/other").await.starts_with("HTTP/1.1 404"));
+        for path in ["/other", "/metrics"] {
+            assert!(get(address, path).await.starts_with("HTTP/1.1 404"));
+        }
+    }
+
+    #[tokio::test]
+    async fn metrics_are_written_anew_for_each_request() {
+        let count = std::sync::atomic::AtomicUsize::new(0);
+        let health = Health::default()
+            .with_metrics(move || format!("asked {}\n", count.fetch_add(1, Ordering::Relaxed)));
+        let server = HealthServer::bind(([127, 0, 0, 1], 0).into(), health).await.unwrap();
+        let address = server.listener.local_addr().unwrap();
+        tokio::spawn(server.serve());
+        for n in 0..2 {
+            let answer = get(address, "/metrics").await;
+            assert!(answer.contains("text/plain; version=0.0.4"), "{answer}");
+            assert!(answer.ends_with(&format!("asked {n}\n")), "{answer}");
+        }
     }
 }

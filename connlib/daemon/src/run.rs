@@ -7,7 +7,6 @@ use connlib::{Command, Commands, SessionError};
 use tokio::sync::mpsc::Sender;
 
 use crate::health::{Health, HealthServer};
-use crate::logs::init_logs;
 use crate::options::ProcessOptions;
 use crate::privileges::check_network_admin;
 use crate::signals::{Signal, Signals};
@@ -21,7 +20,7 @@ pub fn run<S>(
     settings: impl FnOnce() -> Result<S>,
     session: impl AsyncFnOnce(S, Commands, Health) -> Result<(), SessionError>,
 ) -> ExitCode {
-    if let Err(error) = init_logs(options.log_format, &options.log_filter) {
+    if let Err(error) = options.init_logs() {
         eprintln!("error: {error:#}");
         return Exit::Unusable.into();
     }

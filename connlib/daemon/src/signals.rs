@@ -6,7 +6,7 @@ use tokio::signal::unix::{self, SignalKind};
 
 /// What somebody wants of us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Signal {
+pub enum Signal {
     /// SIGTERM or SIGINT: end in an orderly way.
     Stop,
     /// SIGHUP: begin anew with what has changed.
@@ -15,7 +15,7 @@ pub(crate) enum Signal {
 
 /// Waits for SIGTERM, SIGINT and SIGHUP.
 #[derive(Debug)]
-pub(crate) struct Signals {
+pub struct Signals {
     terminate: unix::Signal,
     interrupt: unix::Signal,
     hang_up: unix::Signal,
@@ -23,7 +23,10 @@ pub(crate) struct Signals {
 
 impl Signals {
     /// Takes the signals over from the defaults, which would end the process.
-    pub(crate) fn new() -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// If the runtime cannot listen to signals.
+    pub fn new() -> io::Result<Self> {
         Ok(Self {
             terminate: unix::signal(SignalKind::terminate())?,
             interrupt: unix::signal(SignalKind::interrupt())?,
@@ -32,7 +35,7 @@ impl Signals {
     }
 
     /// The next signal. Cancel safe.
-    pub(crate) async fn next(&mut self) -> Signal {
+    pub async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.terminate.recv() => Signal::Stop,
             _ = self.interrupt.recv() => Signal::Stop,

@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
+#[cfg(feature = "session")]
 use connlib::SessionError;
 use sd_notify::NotifyState;
 
 /// How a binary ended; the numbers are part of its interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Exit {
+pub enum Exit {
     /// It was asked to end.
     Asked,
     /// Something failed; the log's last line says what. A restart may help.
@@ -32,16 +33,16 @@ impl From<Exit> for ExitCode {
 
 /// Why a binary ends without having been asked to.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub struct Failure {
     /// What its exit status says.
-    pub(crate) exit: Exit,
+    pub exit: Exit,
     /// What its last words say: what is wrong, and what to do about it.
-    pub(crate) error: anyhow::Error,
+    pub error: anyhow::Error,
 }
 
 impl Failure {
     /// The configuration or the machine does not allow a start.
-    pub(crate) fn unusable(error: anyhow::Error) -> Self {
+    pub fn unusable(error: anyhow::Error) -> Self {
         Self { exit: Exit::Unusable, error }
     }
 }
@@ -52,6 +53,7 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
+#[cfg(feature = "session")]
 impl From<SessionError> for Failure {
     fn from(error: SessionError) -> Self {
         let exit = if error.requires_sign_in() {
@@ -76,7 +78,7 @@ pub fn notify_status(status: &str) {
 }
 
 /// Tells systemd, if it started us, that we are about to end.
-pub(crate) fn notify_stopping() {
+pub fn notify_stopping() {
     notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
 }
 

@@ -13,11 +13,11 @@ const MAX_LEN: u64 = 16 * 1024;
 
 /// A secret. Its `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Token(String);
+pub struct Token(String);
 
 impl Token {
     /// The secret itself.
-    pub(crate) fn expose(&self) -> &str {
+    pub fn expose(&self) -> &str {
         &self.0
     }
 }
@@ -30,20 +30,23 @@ impl fmt::Debug for Token {
 
 /// Where a token may be found, in order of precedence. Never the command line: every user of the machine can read it.
 #[derive(Debug, Clone)]
-pub(crate) struct TokenSource {
+pub struct TokenSource {
     /// A file, if one was named.
-    pub(crate) file: Option<PathBuf>,
+    pub file: Option<PathBuf>,
     /// Name of a systemd credential (systemd.exec(5), `LoadCredential=`).
-    pub(crate) credential: String,
+    pub credential: String,
     /// Name of an environment variable.
-    pub(crate) variable: &'static str,
+    pub variable: &'static str,
     /// The file to look at when nothing else is there.
-    pub(crate) default_file: PathBuf,
+    pub default_file: PathBuf,
 }
 
 impl TokenSource {
     /// Finds the token.
-    pub(crate) fn load(&self) -> Result<Token> {
+    ///
+    /// # Errors
+    /// If there is none, or it is not usable: what to do about it is said.
+    pub fn load(&self) -> Result<Token> {
         if let Some(file) = &self.file {
             return read(file, Guard::OwnerOnly);
         }
@@ -78,35 +81,48 @@ enum Guard {
 }
 
 fn read(path: &Path, guard: Guard) -> Result<Token> {
-    let shown = format!("token file {}", path.display());
+    let text = read_file("token", path, MAX_LEN, guard)?;
+    parse(&text, &format!("token file {}", path.display()))
+}
+
+/// Reads a file with a secret that only its owner may read, up to one byte more than `limit`. `what` names the secret in
+/// errors.
+///
+/// # Errors
+/// If the file cannot be read, is no regular file, or others could read or replace it.
+pub fn read_guarded(what: &str, path: &Path, limit: u64) -> Result<Vec<u8>> {
+    read_file(what, path, limit, Guard::OwnerOnly)
+}
+
+fn read_file(what: &str, path: &Path, limit: u64, guard: Guard) -> Result<Vec<u8>> {
+    let shown = format!("{what} file {}", path.display());
     let file = File::open(path).with_context(|| {
         let us = nix::unistd::geteuid();
-        format!("{shown} cannot be opened: put the token there, readable for user {us} alone")
+        format!("{shown} cannot be opened: put the {what} there, readable for user {us} alone")
     })?;
     let metadata = file.metadata().with_context(|| shown.clone())?;
     ensure!(metadata.is_file(), "{shown} is not a regular file");
     if guard == Guard::OwnerOnly {
-        check_permissions(&metadata, path)?;
+        check_permissions(&metadata, &shown, path)?;
     }
     let mut text = Vec::new();
-    file.take(MAX_LEN + 1)
+    file.take(limit + 1)
         .read_to_end(&mut text)
         .with_context(|| format!("{shown} cannot be read"))?;
-    parse(&text, &shown)
+    Ok(text)
 }
 
-fn check_permissions(metadata: &fs::Metadata, path: &Path) -> Result<()> {
+fn check_permissions(metadata: &fs::Metadata, shown: &str, path: &Path) -> Result<()> {
     let mode = metadata.mode() & 0o7777;
+    let path = path.display();
     ensure!(
         mode & 0o077 == 0,
-        "token file {0} can be read by others (mode {mode:04o}): run `chmod 600 {0}`",
-        path.display()
+        "{shown} can be read by others (mode {mode:04o}): run `chmod 600 {path}`"
     );
     let us = nix::unistd::geteuid().as_raw();
     ensure!(
         metadata.uid() == us || metadata.uid() == 0,
-        "token file {} belongs to user {}, who could replace it: run `chown {us} {0}`",
-        path.display(),
+        "{shown} belongs to user {}, who could replace it: run `chown {us} {path}`",
         metadata.uid()
     );
     Ok(())
