@@ -254,6 +254,8 @@ fn server_config(
     config.public_ip6 = addresses.public_ip6_addr;
     config.own_addresses = machine::own_addresses();
     config.denied_peers = addresses.denied_peers.clone();
+    config.allowed_peers = addresses.allowed_peers.clone();
+    config.service_ports = addresses.service_ports.clone();
     config.allocation_ports = addresses.lowest_port.get()..=addresses.highest_port.get();
     config.realm = options.credentials.realm.clone();
     config.limits.allocations = options.max_allocations.get().div_ceil(workers);

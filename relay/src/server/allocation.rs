@@ -11,8 +11,8 @@ use super::attribute::Transaction;
 use super::output::{AllocationId, ChannelBinding, Families, FiveTuple};
 use super::response::{Header, Signature};
 
-/// RFC 8656 §18.1.
-pub(crate) const CHANNEL_NUMBERS: std::ops::RangeInclusive<u16> = 0x4000..=0x4fff;
+/// RFC 5766 §11. Since RFC 8656 clients keep below 0x5000, but older ones (coturn's, for one) draw from all of these.
+pub(crate) const CHANNEL_NUMBERS: std::ops::RangeInclusive<u16> = 0x4000..=0x7fff;
 
 pub(crate) struct Allocation {
     pub(crate) id: AllocationId,

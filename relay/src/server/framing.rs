@@ -14,7 +14,7 @@ impl Kind {
     pub(crate) fn of(first_byte: u8) -> Option<Self> {
         match first_byte {
             0..=3 => Some(Self::Stun),
-            0x40..=0x4f => Some(Self::ChannelData),
+            0x40..=0x7f => Some(Self::ChannelData),
             _ => None,
         }
     }
@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(message_len(b"\x4f\xff\xff\xff"), Ok(Some(65540)));
         assert_eq!(message_len(b"\x00\x03\x00\x08"), Ok(Some(28)));
         assert_eq!(message_len(b"\x00\x03\x00\x07"), Err(NotAMessage));
-        assert_eq!(message_len(b"\x50"), Err(NotAMessage));
+        assert_eq!(message_len(b"\x80"), Err(NotAMessage));
         assert_eq!(message_len(b"\x16\x03\x01\x02"), Err(NotAMessage));
     }
 }

@@ -201,7 +201,7 @@ impl Families {
 pub struct ChannelBinding {
     /// Whose channel it is.
     pub client: FiveTuple,
-    /// Its number, 0x4000 to 0x4fff.
+    /// Its number, 0x4000 to 0x7fff.
     pub channel: u16,
     /// The allocation.
     pub allocation: AllocationId,
