@@ -1,7 +1,5 @@
 //! The settings of a gateway, and its limits.
 
-use std::time::Duration;
-
 /// Settings of a [`GatewayTunnel`](super::GatewayTunnel).
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
@@ -19,9 +17,6 @@ impl Default for GatewayConfig {
 
 /// Room that a link needs to open any datagram, see [`Node::open`](connlib_link::Node::open).
 pub(super) const MIN_SLOT: usize = 148;
-
-/// How long a goodbye may be under way while the portal already passes the client's next request on.
-pub(super) const CROSSING: Duration = Duration::from_secs(1);
 
 /// Authorizations of one client.
 pub(super) const MAX_RESOURCES: usize = 4096;

@@ -58,8 +58,6 @@ pub(super) struct Refusal {
 pub(super) struct Peer {
     pub(super) client: AuthorizedClient,
     pub(super) policy: Policy,
-    /// When it was last given something.
-    pub(super) authorized_at: Instant,
     translations: Translations,
     nat: Nat,
     answers: TokenBucket,
@@ -71,7 +69,6 @@ impl Peer {
         Self {
             client,
             policy: Policy::default(),
-            authorized_at: now,
             translations: Translations::new(),
             nat: Nat::new(),
             answers: TokenBucket::new(ANSWERS.0, ANSWERS.1, now),

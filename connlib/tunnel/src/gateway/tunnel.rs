@@ -97,7 +97,6 @@ impl GatewayTunnel {
         let slot = self.peers.upsert(client, now);
         if let Some(peer) = self.peers.get_mut(slot) {
             peer.policy.insert(resource.id, resource.target, resource.filters, expires_at);
-            peer.authorized_at = now;
         }
         self.peers.settle(slot);
         self.forget_decisions();
@@ -404,12 +403,7 @@ impl GatewayTunnel {
             return;
         }
         let client = peer.client.id;
-        let authorized_at = peer.authorized_at;
         match event {
-            // It left before it asked for what it has got since: it does not mean that.
-            Ok(control::Event::Goodbye) if now < authorized_at + config::CROSSING => {
-                tracing::debug!(%client, "a goodbye has crossed an authorization");
-            }
             Ok(control::Event::AssignedIps(assigned)) => {
                 self.names.handle_assigned(client, assigned, &mut self.peers, &mut self.node, now);
             }
