@@ -4,6 +4,8 @@
 //! builds keys behind mutexes, and none for SHA-256 as RFC 8489 §9.2 wants it without password algorithms. It checks
 //! ours in tests.
 
+use std::net::SocketAddr;
+
 use super::attribute::{self, MAGIC_COOKIE, Transaction, is_unknown};
 use super::integrity::{Algorithm, Key, fingerprint};
 
@@ -112,6 +114,14 @@ impl<'a> Message<'a> {
     /// The value of an attribute. Of several, the first counts (RFC 8489 §14).
     pub(crate) fn first(&self, kind: u16) -> Option<&'a [u8]> {
         self.attributes().find(|attribute| attribute.0 == kind).map(|attribute| attribute.1)
+    }
+
+    /// The peers that it names, `None` for one that can't be read.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = Option<SocketAddr>> + use<'a> {
+        let transaction = self.transaction;
+        let peers =
+            self.attributes().filter(|attribute| attribute.0 == attribute::XOR_PEER_ADDRESS);
+        peers.map(|(_, value)| attribute::read_xor_address(value, transaction))
     }
 
     /// Attributes that have to be understood, but aren't.

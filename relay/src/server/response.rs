@@ -1,11 +1,15 @@
 //! STUN messages as they go out.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::attribute::{self, MAGIC_COOKIE, Transaction};
 use super::counters::Method;
 use super::integrity::{Algorithm, Key, fingerprint};
 use super::message::{HEADER, Message};
+
+/// Unknown attributes that a response lists at most.
+const MAX_UNKNOWN: usize = 16;
 
 /// A response that is being written.
 pub(crate) struct Response {
@@ -23,6 +27,14 @@ impl Response {
     pub(crate) fn error(to: &Header, code: u16) -> Self {
         let mut response = Self::new(to, Some(code));
         response.attribute(attribute::ERROR_CODE, &[0, 0, (code / 100) as u8, (code % 100) as u8]);
+        response
+    }
+
+    /// RFC 8489 §6.3.1.
+    pub(crate) fn unknown_attributes(request: &Message<'_>, to: &Header) -> Self {
+        let mut response = Self::error(to, 420);
+        let unknown = request.unknown().take(MAX_UNKNOWN).flat_map(u16::to_be_bytes);
+        response.attribute(attribute::UNKNOWN_ATTRIBUTES, &unknown.collect::<Vec<_>>());
         response
     }
 
@@ -52,6 +64,16 @@ impl Response {
         let (bytes, len) = attribute::xor_address(kind, address, &self.transaction);
         self.bytes.extend(&bytes[..len]);
         self.set_len(0);
+    }
+
+    pub(crate) fn lifetime(&mut self, lifetime: Duration) {
+        self.attribute(attribute::LIFETIME, &(lifetime.as_secs() as u32).to_be_bytes());
+    }
+
+    /// What credentials have to be made with.
+    pub(crate) fn challenge(&mut self, realm: &str, nonce: &[u8]) {
+        self.attribute(attribute::REALM, realm.as_bytes());
+        self.attribute(attribute::NONCE, nonce);
     }
 
     pub(crate) fn sign(&mut self, signature: &Signature) {

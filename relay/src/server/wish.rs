@@ -1,14 +1,20 @@
-//! What an Allocate or a Refresh request asks for (RFC 8656 §7.2, §8.2).
+//! What requests ask for. Where they can't be understood, the error is the code to answer with.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::allocation::CHANNEL_NUMBERS;
 use super::attribute;
 use super::message::Message;
 use super::output::Families;
+use super::peers::PeerPolicy;
 
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(600);
 const MAX_LIFETIME: Duration = Duration::from_secs(3600);
 const UDP: u8 = 17;
+
+/// Peers that one CreatePermission request may name.
+const MAX_PEERS: usize = 64;
 
 /// The allocation that a client would like to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +27,7 @@ pub(crate) struct Wish {
 }
 
 impl Wish {
-    /// Reads an Allocate request. The error is the code to answer it with.
+    /// Reads an Allocate request (RFC 8656 §7.2).
     pub(crate) fn parse(request: &Message<'_>, available: Families) -> Result<Self, u16> {
         let transport = request.first(attribute::REQUESTED_TRANSPORT).ok_or(400_u16)?;
         match transport {
@@ -76,7 +82,7 @@ pub(crate) enum Refresh {
 }
 
 impl Refresh {
-    /// Reads a Refresh request for an allocation of these families. The error is the code to answer it with.
+    /// Reads a Refresh request for an allocation of these families (RFC 8656 §8.2).
     pub(crate) fn parse(request: &Message<'_>, has: Families) -> Result<Self, u16> {
         let families = family(request, attribute::REQUESTED_ADDRESS_FAMILY)?.unwrap_or(has);
         if families.and(has) != families {
@@ -89,6 +95,61 @@ impl Refresh {
             ),
         })
     }
+}
+
+/// A channel that a client would like to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bind {
+    pub(crate) number: u16,
+    pub(crate) peer: SocketAddr,
+}
+
+impl Bind {
+    /// Reads a ChannelBind request for an allocation of these families (RFC 8656 §12.2).
+    pub(crate) fn parse(
+        request: &Message<'_>,
+        has: Families,
+        policy: &PeerPolicy,
+    ) -> Result<Self, u16> {
+        let number = match request.first(attribute::CHANNEL_NUMBER) {
+            Some(&[a, b, _, _]) => u16::from_be_bytes([a, b]),
+            _ => return Err(400),
+        };
+        let peer = request.peers().next().flatten().ok_or(400_u16)?;
+        if !CHANNEL_NUMBERS.contains(&number) {
+            return Err(400);
+        }
+        if !has.has(peer) {
+            return Err(443);
+        }
+        if !policy.allows(peer.ip()) || !policy.allows_port(peer) {
+            return Err(403);
+        }
+        Ok(Self { number, peer })
+    }
+}
+
+/// Reads a CreatePermission request for an allocation of these families (RFC 8656 §10.2).
+pub(crate) fn permissions(
+    request: &Message<'_>,
+    has: Families,
+    policy: &PeerPolicy,
+) -> Result<Vec<IpAddr>, u16> {
+    let mut ips = Vec::new();
+    for peer in request.peers() {
+        let peer = peer.ok_or(400_u16)?;
+        if !has.has(peer) {
+            return Err(443);
+        }
+        if !policy.allows(peer.ip()) {
+            return Err(403);
+        }
+        if ips.len() == MAX_PEERS {
+            return Err(508);
+        }
+        ips.push(peer.ip());
+    }
+    if ips.is_empty() { Err(400) } else { Ok(ips) }
 }
 
 fn lifetime(request: &Message<'_>) -> Result<Option<Duration>, u16> {

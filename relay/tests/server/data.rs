@@ -29,11 +29,7 @@ fn channel_data_passes_both_ways() {
 
         let padded = [&message, [0; 3].as_slice()].concat();
         assert_eq!(relay.forward(&client, &padded).unwrap().payload, b"hello");
-        assert_eq!(
-            relay.from_peer(allocation, peer, b"hello"),
-            Some(message),
-            "no padding over UDP"
-        );
+        assert_eq!(relay.receive(allocation, peer, b"hello"), Some(message), "no padding over UDP");
     }
     assert_eq!(relay.server.counters().to_peers.bytes, 20);
     assert_eq!(relay.server.counters().to_clients.packets, 2);
@@ -59,7 +55,7 @@ fn channel_data_over_a_stream_is_padded() {
     let allocation = client.allocate(&mut relay);
     assert_eq!(client.bind(&mut relay, 0x4000, PEER), None);
     for (payload, len) in [(b"".as_slice(), 4), (b"x", 8), (b"four", 8), (b"fives", 12)] {
-        let message = relay.from_peer(allocation, PEER, payload).unwrap();
+        let message = relay.receive(allocation, PEER, payload).unwrap();
         assert_eq!(message.len(), len);
         assert_eq!(relay.forward(&client, &message).unwrap().payload, payload);
     }
@@ -81,7 +77,7 @@ fn indications_pass_both_ways() {
                 (address(peer), payload, allocation)
             );
 
-            let bytes = relay.from_peer(allocation, peer, payload).unwrap();
+            let bytes = relay.receive(allocation, peer, payload).unwrap();
             let indication = Message::from_bytes(&bytes).unwrap();
             assert!(
                 indication.has_class(MessageClass::Indication)
@@ -94,7 +90,7 @@ fn indications_pass_both_ways() {
         }
     }
     assert_eq!(relay.forward(&client, &client.send_indication("192.0.2.10:900", b"x")), None);
-    assert_eq!(relay.from_peer(allocation, "192.0.2.10:900", b"x"), None);
+    assert_eq!(relay.receive(allocation, "192.0.2.10:900", b"x"), None);
     assert_eq!(relay.server.counters().dropped(Drop::NoPermission), 2);
 }
 
@@ -104,8 +100,8 @@ fn a_channel_makes_a_permission_for_the_whole_address() {
     let mut client = Client::stamped("198.51.100.7:5000", "a");
     let allocation = client.allocate(&mut relay);
     assert_eq!(client.bind(&mut relay, 0x4000, PEER), None);
-    assert!(relay.from_peer(allocation, "192.0.2.9:901", b"x").unwrap().len() > Prefix::MAX - 12);
-    assert_eq!(relay.from_peer(allocation, PEER, b"x").unwrap(), channel_data(0x4000, b"x"));
+    assert!(relay.receive(allocation, "192.0.2.9:901", b"x").unwrap().len() > Prefix::MAX - 12);
+    assert_eq!(relay.receive(allocation, PEER, b"x").unwrap(), channel_data(0x4000, b"x"));
     assert!(relay.forward(&client, &client.send_indication(PEER, b"x")).is_some());
 }
 
@@ -117,8 +113,8 @@ fn permissions_last_five_minutes_and_channels_ten() {
     assert_eq!(client.bind(&mut relay, 0x4000, PEER), None);
     assert_eq!(client.permit(&mut relay, &[PEER6]), None);
     let works = |relay: &mut Relay| {
-        let is_permitted = relay.from_peer(allocation, PEER6, b"x").is_some();
-        let is_bound = relay.from_peer(allocation, PEER, b"x").is_some();
+        let is_permitted = relay.receive(allocation, PEER6, b"x").is_some();
+        let is_bound = relay.receive(allocation, PEER, b"x").is_some();
         let client = Client::stamped("198.51.100.7:5000", "a");
         assert_eq!(
             relay.forward(&client, &client.send_indication(PEER6, b"x")).is_some(),

@@ -42,10 +42,10 @@ fn permissions_are_given_all_or_none() {
         client.ask(&mut relay, CREATE_PERMISSION, &[(0x12, &[0, 9, 0, 0])]).code(),
         Some(400)
     );
-    assert_eq!(relay.from_peer(allocation, "192.0.2.9:9", b"x"), None);
+    assert_eq!(relay.receive(allocation, "192.0.2.9:9", b"x"), None);
     assert_eq!(client.permit(&mut relay, &["192.0.2.9:9", "192.0.2.10:9", "192.0.2.9:10"]), None);
-    assert!(relay.from_peer(allocation, "192.0.2.9:9", b"x").is_some());
-    assert!(relay.from_peer(allocation, "192.0.2.10:9", b"x").is_some());
+    assert!(relay.receive(allocation, "192.0.2.9:9", b"x").is_some());
+    assert!(relay.receive(allocation, "192.0.2.10:9", b"x").is_some());
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn a_peer_has_a_family_of_the_allocation() {
     let allocation = *relay.open_ports.keys().next().unwrap();
     assert_eq!(client.bind(&mut relay, 0x4000, "[2001:db8:9::9]:9"), Some(443));
     assert_eq!(client.permit(&mut relay, &["[2001:db8:9::9]:9"]), Some(443));
-    assert_eq!(relay.from_peer(allocation, "[2001:db8:9::9]:9", b"x"), None);
+    assert_eq!(relay.receive(allocation, "[2001:db8:9::9]:9", b"x"), None);
 }
 
 #[test]
@@ -106,6 +106,6 @@ fn two_clients_of_one_relay_reach_each_other() {
     let to_peer = relay.forward(&clients[0], &message).unwrap();
     assert_eq!(to_peer.peer, address(&relayed[1]));
     // It leaves from the one's relayed address and comes to the other's.
-    let received = relay.from_peer(ids[1], &relayed[0], to_peer.payload).unwrap();
+    let received = relay.receive(ids[1], &relayed[0], to_peer.payload).unwrap();
     assert_eq!(received, channel_data(0x4001, b"hello"));
 }

@@ -196,7 +196,7 @@ impl Relay {
     }
 
     /// The whole message for the client that a peer's datagram becomes.
-    pub(crate) fn from_peer(
+    pub(crate) fn receive(
         &mut self,
         allocation: AllocationId,
         peer: &str,
