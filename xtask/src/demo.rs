@@ -6,7 +6,7 @@ mod tour;
 mod transfer;
 
 use anyhow::Result;
-use connlib_e2e::{Binaries, Lab, Scenario, Setup, scenario};
+use connlib_e2e::{Binaries, Lab, Nat, Scenario, Setup, scenario, topology::Options};
 
 use crate::{cargo, packages};
 use interrupt::Interrupt;
@@ -17,8 +17,11 @@ pub(crate) struct Arguments {
     /// Leave everything standing and say how to enter it
     #[arg(long)]
     keep: bool,
+    /// Routers that leave no direct path: everything goes through a relay
+    #[arg(long)]
+    relayed: bool,
     /// Only take down what earlier runs with --keep left standing
-    #[arg(long, conflicts_with = "keep")]
+    #[arg(long, conflicts_with_all = ["keep", "relayed"])]
     clean: bool,
 }
 
@@ -41,7 +44,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     interrupt.takes_down(&site);
     let logs = lab.directory().join("logs");
 
-    let outcome = show(lab, arguments.keep);
+    let outcome = show(lab, arguments);
     interrupt.wait_if_interrupted();
     if outcome.is_err() {
         site.tear_down();
@@ -52,11 +55,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     outcome
 }
 
-fn show(lab: Lab, keep: bool) -> Result<()> {
+fn show(lab: Lab, arguments: &Arguments) -> Result<()> {
+    // No peer can guess the ports of a symmetric one.
+    let nat = if arguments.relayed { Nat::Symmetric } else { Nat::Masquerade };
+    let network = Options { nat, gateway_nat: Some(nat), relays: 1, ..Options::default() };
     let scenario =
-        report::step("laying out the network", || Scenario::prepare(lab, Setup::default()))?;
-    let scenario = tour::tour(scenario)?;
-    if keep {
+        report::step("laying out the network", || Scenario::prepare(lab, Setup::on(network)))?;
+    let scenario = tour::tour(scenario, arguments.relayed)?;
+    if arguments.keep {
         report::how_to_enter(&scenario);
         return scenario.keep();
     }

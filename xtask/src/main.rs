@@ -1,9 +1,10 @@
-//! The project's commands: `cargo xtask demo | test | bench`.
+//! The project's commands: `cargo xtask demo | test | bench | ebpf`.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod cargo;
 mod demo;
+mod ebpf;
 mod packages;
 mod test;
 
@@ -17,6 +18,7 @@ enum Command {
     Demo(demo::Arguments),
     Test(test::Arguments),
     Bench(bench::Arguments),
+    Ebpf(ebpf::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => return test::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Ebpf(arguments) => ebpf::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -11,7 +11,7 @@ use connlib_e2e::scenario;
 
 use crate::{
     cargo::{self, cargo},
-    packages,
+    ebpf, packages,
 };
 
 /// Run everything that must hold: format, lints, docs, tests, dependencies
@@ -26,6 +26,8 @@ pub(crate) struct Arguments {
 enum Part {
     /// The code is formatted
     Format,
+    /// The relay's XDP program builds; the tests after this have it
+    Ebpf,
     /// Clippy has nothing to say
     Lints,
     /// The documentation builds without a warning
@@ -106,8 +108,10 @@ impl Part {
         match self {
             Self::Format => {
                 ensure_component("fmt", "rustfmt")?;
-                cargo::run(cargo().args(["fmt", "--all", "--check"]))
+                cargo::run(cargo().args(["fmt", "--all", "--check"]))?;
+                cargo::run(cargo().args(["fmt", "--check", "--manifest-path", ebpf::MANIFEST]))
             }
+            Self::Ebpf => return program(),
             Self::Lints => {
                 ensure_component("clippy", "clippy")?;
                 packages::ensure_present(&[packages::COMPILER])?;
@@ -152,6 +156,15 @@ fn namespaces() -> Result<()> {
             .args(["--profile", NAMESPACES_PROFILE, "--package", NAMESPACES])
             .env("CONNLIB_BIN_DIR", built),
     )
+}
+
+fn program() -> Result<Outcome> {
+    if let Err(error) = ebpf::ensure_tools() {
+        println!("skipped: what the XDP program is built with cannot be had: {error:#}");
+        return Ok(Outcome::Skipped);
+    }
+    ebpf::build()?;
+    Ok(Outcome::Passed)
 }
 
 fn interop() -> Result<Outcome> {

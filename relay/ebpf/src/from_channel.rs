@@ -41,6 +41,9 @@ pub fn decide<'a>(
     let own = own(config, family_of(to_peer));
     if to_peer.address == own.public && own.public != Address::NONE {
         // A packet to ourselves would leave and not come back. The other client knows this one by its allocation.
+        if !maps::is_allocated(family_of(to_peer), to_peer.port) {
+            return Err(Pass::NoPeer);
+        }
         let peer = Leg::new(family_of(to_peer), own.public, to_peer.tag, to_peer.port);
         let to_client = maps::other_leg(&maps::PEERS, &peer).ok_or(Pass::NoPeer)?;
         return Ok(Departure::to_client(to_client, config, Framing::Channel, payload, removed));

@@ -7,7 +7,7 @@ use crate::{Untouched, checksum::Sum, datagram::Datagram, departure::Departure, 
 /// Where a peer's datagram goes: to the client that has bound a channel to the peer.
 #[inline(always)]
 pub fn decide<'a>(datagram: &Datagram, config: &'a Config) -> Result<Departure<'a>, Untouched> {
-    if !maps::is_allocated(datagram.destination_port) {
+    if !maps::is_allocated(datagram.family, datagram.destination_port) {
         return Err(Untouched::Foreign);
     }
     let Datagram { family, source, source_port, destination_port, .. } = *datagram;

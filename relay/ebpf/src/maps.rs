@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, DevMapHash, HashMap, PerCpuArray},
 };
-use connlib_relay_xdp_types::{COUNTS as COUNTERS, Config, Count, Leg};
+use connlib_relay_xdp_types::{COUNTS as COUNTERS, Config, Count, Family, Leg};
 
 /// Bindings beyond these are user space's to relay. An entry costs about 100 bytes in each of the two maps, once it is
 /// there.
@@ -34,9 +34,9 @@ pub static COUNTS: PerCpuArray<Count> = PerCpuArray::with_max_entries(COUNTERS, 
 
 /// Whether a port (a word) is an allocation's.
 #[inline(always)]
-pub fn is_allocated(port: u16) -> bool {
+pub fn is_allocated(family: Family, port: u16) -> bool {
     let number = connlib_relay_xdp_types::number(port);
-    PORTS.get(u32::from(number)).is_some_and(|owned| *owned != 0)
+    PORTS.get(u32::from(number)).is_some_and(|families| families & family.bit() != 0)
 }
 
 /// The other leg of a binding.

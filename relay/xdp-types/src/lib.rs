@@ -23,7 +23,7 @@ pub mod names {
     pub const PROGRAM: &str = "relay";
     /// Array with the one [`Config`](crate::Config).
     pub const CONFIG: &str = "CONFIG";
-    /// Array with a nonzero byte for each port that is an allocation's.
+    /// Array with a byte for each port: the [bits](crate::Family::bit) of the families in which it is an allocation's.
     pub const PORTS: &str = "PORTS";
     /// Hash from the [`Leg`](crate::Leg) to a client to the one to its peer.
     pub const CHANNELS: &str = "CHANNELS";

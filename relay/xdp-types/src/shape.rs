@@ -79,6 +79,15 @@ impl Family {
             Self::V6 => 40,
         }
     }
+
+    /// This family among others in the map of ports.
+    #[inline(always)]
+    pub const fn bit(self) -> u8 {
+        match self {
+            Self::V4 => 1,
+            Self::V6 => 2,
+        }
+    }
 }
 
 impl Framing {

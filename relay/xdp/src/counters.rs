@@ -13,14 +13,19 @@ impl Counters {
         &mut self.0[outcome.index() as usize]
     }
 
+    /// One of them.
+    pub fn of(&self, outcome: Outcome) -> Count {
+        self.0[outcome.index() as usize]
+    }
+
     /// Relayed by this way.
     pub fn relayed(&self, path: Path) -> Count {
-        self.0[Outcome::Relayed(path).index() as usize]
+        self.of(Outcome::Relayed(path))
     }
 
     /// Packets of the relay's that were left to user space for this reason.
     pub fn passed(&self, reason: Pass) -> u64 {
-        self.0[Outcome::Passed(reason).index() as usize].packets
+        self.of(Outcome::Passed(reason)).packets
     }
 
     /// All that was relayed.

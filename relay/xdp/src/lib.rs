@@ -11,7 +11,7 @@
 //! without, [`Xdp::attach`] says so and the relay works in user space.
 //!
 //! ```no_run
-//! use connlib_relay_xdp::{Addresses, Binding, Config, Preference, Xdp};
+//! use connlib_relay_xdp::{Addresses, Binding, Config, Family, Preference, Xdp};
 //!
 //! let (mut xdp, mode) = Xdp::attach(&Config {
 //!     interfaces: vec!["eth0".to_owned()],
@@ -28,11 +28,11 @@
 //!     allocation_port: 50_000,
 //!     peer: "192.0.2.9:52625".parse()?,
 //! };
-//! xdp.add_port(binding.allocation_port)?;
+//! xdp.add_port(binding.allocation_port, Family::V4)?;
 //! xdp.insert_channel(&binding)?;
 //! // ...
 //! xdp.remove_channel(&binding)?;
-//! xdp.remove_port(binding.allocation_port)?;
+//! xdp.remove_port(binding.allocation_port, Family::V4)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![forbid(unsafe_code)]

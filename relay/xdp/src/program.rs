@@ -5,7 +5,7 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, PerCpuArray, xdp::DevMapHash},
     programs::{self, TestRun as _},
 };
-use connlib_relay_xdp_types::{Leg, Outcome, names};
+use connlib_relay_xdp_types::{Family, Leg, Outcome, names};
 
 use crate::{AttachError, Binding, Config, Counters, MapError};
 
@@ -106,8 +106,15 @@ impl Program {
         })
     }
 
-    pub(crate) fn set_port(&mut self, port: u16, is_allocated: bool) -> Result<(), MapError> {
-        Ok(self.ports.set(port.into(), u8::from(is_allocated), 0)?)
+    pub(crate) fn set_port(
+        &mut self,
+        port: u16,
+        family: Family,
+        is_allocated: bool,
+    ) -> Result<(), MapError> {
+        let others = self.ports.get(&port.into(), ANY)? & !family.bit();
+        let own = if is_allocated { family.bit() } else { 0 };
+        Ok(self.ports.set(port.into(), others | own, ANY)?)
     }
 
     pub(crate) fn counters(&self) -> Result<Counters, MapError> {

@@ -61,13 +61,13 @@ impl Xdp {
         Ok(Self { config: config.clone(), links: Vec::new(), program })
     }
 
-    /// From now on packets to this port may be relayed by the program.
+    /// This port is an allocation's from now on, in this family: packets to it may be relayed by the program.
     ///
     /// # Errors
     ///
     /// If the kernel fails; user space relays then.
-    pub fn add_port(&mut self, allocation_port: u16) -> Result<(), MapError> {
-        self.program.set_port(allocation_port, true)
+    pub fn add_port(&mut self, allocation_port: u16, family: Family) -> Result<(), MapError> {
+        self.program.set_port(allocation_port, family, true)
     }
 
     /// The allocation is gone: packets to its port are none of the program's business.
@@ -75,8 +75,8 @@ impl Xdp {
     /// # Errors
     ///
     /// If the kernel fails.
-    pub fn remove_port(&mut self, allocation_port: u16) -> Result<(), MapError> {
-        self.program.set_port(allocation_port, false)
+    pub fn remove_port(&mut self, allocation_port: u16, family: Family) -> Result<(), MapError> {
+        self.program.set_port(allocation_port, family, false)
     }
 
     /// From now on the program relays what belongs to this binding, both ways, as long as its port is

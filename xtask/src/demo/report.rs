@@ -39,28 +39,33 @@ pub(super) fn telling_step<T>(
 /// The way that packets take between client and gateway.
 #[derive(Debug)]
 pub(super) struct Path {
-    /// The client's own address.
-    pub(super) client: String,
-    /// The client's address as the gateway sees it.
-    pub(super) client_outside: String,
-    /// The gateway's address as the client sees it.
-    pub(super) gateway: String,
+    /// The end that the client sends from, and the gateway as the client sees it.
+    pub(super) client: [String; 2],
+    /// The end that the gateway sends from, and the client as the gateway sees it.
+    pub(super) gateway: [String; 2],
+    /// Whether it leads through the relay.
+    pub(super) is_relayed: bool,
 }
 
 /// The picture of the network, with the chosen path.
 pub(super) fn picture(path: &Path) {
-    let Path { client, client_outside, gateway } = path;
     println!(
         "
-  client ─── router ───┐                          ┌── web server  10.20.0.10  fd20::10
-  192.168.77.2  NAT    │            ┌── gateway ──┼── database    10.20.0.20  fd20::20
-  fd77::2              ├─ internet ─┤             └── name server 10.20.0.53  fd20::53
-         203.0.113.20  │            │  203.0.113.10    the office, 10.20.0.0/24, fd20::/64
-                       │            └── portal 203.0.113.5
+  client ─── router ───┐                                      ┌── web server  10.20.0.10  fd20::10
+  192.168.77.2  NAT    │             ┌── router ── gateway ───┼── database    10.20.0.20  fd20::20
+  fd77::2              │             │   NAT   192.168.88.2   └── name server 10.20.0.53  fd20::53
+         203.0.113.20  ├─ internet ──┤   203.0.113.21  fd88::2    the office, 10.20.0.0/24, fd20::/64
+                       │             ├── portal 203.0.113.5
+                       │             └── relay 203.0.113.31
                        203.0.113.0/24, 2001:db8:113::/64
-
-  chosen path: {client} ═ NAT ═ {client_outside} ═══ {gateway}, direct"
+"
     );
+    let Path { client: [client, gateway_outside], gateway: [gateway, client_outside], is_relayed } =
+        path;
+    let how = if *is_relayed { "through the relay" } else { "direct, through both routers" };
+    println!("  chosen path: {how}");
+    println!("    client   sends from {client} to {gateway_outside}");
+    println!("    gateway  sends from {gateway} to {client_outside}");
 }
 
 /// One line of the table of times and rates.

@@ -8,10 +8,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use connlib_e2e::{
-    Scenario,
+    Process, Scenario,
     log::Line,
     payload::Payload,
-    scenario::event,
+    scenario::{self, event},
     topology::{OFFICE_PAGE, PUBLIC_PAGE},
 };
 
@@ -25,8 +25,11 @@ const LENGTH: u64 = 100_000_000;
 const SOON: Duration = Duration::from_secs(5);
 
 /// Starts everything, uses it, and prints what was seen.
-pub(super) fn tour(mut scenario: Scenario) -> Result<Scenario> {
+///
+/// `is_relayed`: whether there must be no other path than through the relay, or that must be left.
+pub(super) fn tour(mut scenario: Scenario, is_relayed: bool) -> Result<Scenario> {
     step("starting the portal", || scenario.start_portal().map(drop))?;
+    step("starting the relay", || scenario.start_relays())?;
     step("starting the gateway", || scenario.start_gateway().map(drop))?;
     let start = SystemTime::now();
     step("starting the client", || scenario.start_client().map(drop))?;
@@ -47,7 +50,9 @@ pub(super) fn tour(mut scenario: Scenario) -> Result<Scenario> {
     refusal("refused: a machine without a policy", &scenario, "10.20.0.20:80")?;
 
     let moments = Moments::read(&scenario)?;
-    report::picture(&moments.path()?);
+    let path = path(&scenario)?;
+    ensure!(path.is_relayed == is_relayed, "packets take another path than they should: {path:?}");
+    report::picture(&path);
     println!("\nthe first page, and the large file:\n");
     let sign_in = moments.signed_in.time.and_then(|time| time.duration_since(start).ok());
     figure("sign-in", sign_in.map_or_else(|| "?".to_owned(), milliseconds));
@@ -118,33 +123,33 @@ struct Moments {
     requested: Line,
     authorized: Line,
     path: Line,
-    /// The path, as the gateway logged it.
-    path_at_gateway: Line,
 }
 
 impl Moments {
     fn read(scenario: &Scenario) -> Result<Self> {
         let client = scenario.client.as_ref().context("the client is not running")?.log();
-        let gateway = scenario.gateway.as_ref().context("the gateway is not running")?.log();
         Ok(Self {
             signed_in: client.wait_for(event::SIGNED_IN, SOON)?,
             requested: client.wait_for(event::AUTHORIZATION_REQUESTED, SOON)?,
             authorized: client.wait_for(event::AUTHORIZED, SOON)?,
             path: client.wait_for(event::PATH_ESTABLISHED, SOON)?,
-            path_at_gateway: gateway.wait_for(event::PATH_ESTABLISHED, SOON)?,
         })
     }
+}
 
-    fn path(&self) -> Result<Path> {
-        let field = |line: &Line, name: &str| {
+/// The path that packets take now, as both ends logged it.
+fn path(scenario: &Scenario) -> Result<Path> {
+    let ends = |peer: &Option<Process>| {
+        let line = peer.as_ref().and_then(scenario::path_of).context("an end has no path")?;
+        let end = |name: &str| {
             line.text(name).map(str::to_owned).with_context(|| format!("no `{name}` in: {line}"))
         };
-        Ok(Path {
-            client: field(&self.path, "local")?,
-            client_outside: field(&self.path_at_gateway, "remote")?,
-            gateway: field(&self.path, "remote")?,
-        })
-    }
+        Ok::<_, anyhow::Error>(([end("local")?, end("remote")?], scenario::relay_of(&line)))
+    };
+    let (client, relay) = ends(&scenario.client)?;
+    let (gateway, relay_at_gateway) = ends(&scenario.gateway)?;
+    let is_relayed = relay.or(relay_at_gateway).is_some();
+    Ok(Path { client, gateway, is_relayed })
 }
 
 fn between(earlier: &Line, later: &Line) -> String {

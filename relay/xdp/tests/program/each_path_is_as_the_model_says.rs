@@ -16,6 +16,7 @@ use crate::{
 const PACKETS: usize = 1000;
 
 #[test]
+#[cfg_attr(not(has_program), ignore = "needs the program: run `cargo xtask ebpf` first")]
 fn each_path_is_as_the_model_says() {
     in_namespace(|| {
         let mut lab = Lab::new(dual_stack());

@@ -5,7 +5,7 @@ use std::{
     process::Command,
 };
 
-use connlib_relay_xdp::{Addresses, Binding, Config, Preference, Verdict, Xdp};
+use connlib_relay_xdp::{Addresses, Binding, Config, Family, Preference, Verdict, Xdp};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::model::Model;
@@ -95,7 +95,7 @@ impl Lab {
 
     /// A binding, and its port.
     pub(crate) fn bind(&mut self, binding: Binding) {
-        self.xdp.add_port(binding.allocation_port).unwrap();
+        self.xdp.add_port(binding.allocation_port, family(binding.peer)).unwrap();
         self.xdp.insert_channel(&binding).unwrap();
         self.model.bindings.push(binding);
     }
@@ -103,7 +103,7 @@ impl Lab {
     pub(crate) fn unbind_all(&mut self) {
         for binding in self.model.bindings.drain(..) {
             self.xdp.remove_channel(&binding).unwrap();
-            self.xdp.remove_port(binding.allocation_port).unwrap();
+            self.xdp.remove_port(binding.allocation_port, family(binding.peer)).unwrap();
         }
     }
 
@@ -111,6 +111,11 @@ impl Lab {
     pub(crate) fn run(&mut self, frame: &[u8]) -> Verdict {
         self.xdp.try_out(frame, index(UPLINK), 1).unwrap()
     }
+}
+
+/// Of an address.
+fn family(address: SocketAddr) -> Family {
+    if address.is_ipv4() { Family::V4 } else { Family::V6 }
 }
 
 fn lay_out() {
