@@ -19,7 +19,7 @@ use connlib_portal_api::messages::client::{
     AuthorizationCreated, ClientRole, FromPortal, GatewayIceCandidates, Init, RequestAuthorization,
     ToPortal,
 };
-use connlib_portal_api::messages::common::{Capabilities, Relay};
+use connlib_portal_api::messages::common::Capabilities;
 use connlib_portal_api::{GatewayId, ResourceId};
 use connlib_tunnel::client::{ClientConfig, ClientEvent, ClientTunnel, Gateway};
 use connlib_tunnel::{LinkKeys, Output};
@@ -35,6 +35,7 @@ use crate::gateway::{datagrams, host_addresses, shown};
 use crate::io::{Io, IoStats, PacketTunnel};
 use crate::logged::{Chain, Logged};
 use crate::portal::{PortalSettings, socket_options};
+use crate::relays::PortalRelays;
 use crate::signals::{Signal, Signals};
 
 pub use connlib_net::dns_control::{Method as DnsMethod, UnknownMethod};
@@ -104,7 +105,7 @@ struct Session {
     resolvers: SystemResolvers,
     queries: Carrier,
     signals: Signals<GatewayId>,
-    relays: Vec<Relay>,
+    relays: PortalRelays,
     timer: Timer,
 }
 
@@ -141,7 +142,7 @@ impl Session {
             queries: Carrier::new(Some(SOCKET_MARK), Some(https)),
             host,
             signals: Signals::default(),
-            relays: Vec::new(),
+            relays: PortalRelays::default(),
             timer: Timer::new(now).map_err(SessionError::io("cannot make a timer"))?,
         };
         session.update_addresses(now);
@@ -258,6 +259,7 @@ impl Session {
             ClientEvent::NewCandidates { gateway, candidates } => {
                 self.signals.add(GatewayId(gateway.0), candidates);
             }
+            ClientEvent::NoRelays => self.say(&ToPortal::NoRelays),
             ClientEvent::InvalidatedCandidates { gateway, candidates } => {
                 self.signals.remove(GatewayId(gateway.0), candidates);
             }
@@ -346,12 +348,8 @@ impl Session {
             }
             FromPortal::ResourceDeleted(id) => self.tunnel.remove_resource(id.0.into(), now),
             FromPortal::RelaysPresence(presence) => {
-                self.relays.retain(|relay| !presence.disconnected_ids.contains(&relay.id()));
-                for relay in presence.connected.iter() {
-                    self.relays.retain(|known| known != relay);
-                    self.relays.push(relay.clone());
-                }
-                self.update_stun_servers(now);
+                self.relays.apply(&presence);
+                self.update_relays(now);
             }
             FromPortal::AuthorizationCreated(message) => self.handle_authorized(&message, now),
             FromPortal::AuthorizationCreationFailed(message) => {
@@ -379,8 +377,8 @@ impl Session {
         self.tunnel.set_interface(convert::interface(&init.interface), now);
         let resources = init.resources.iter().filter_map(convert::client_resource).collect();
         self.tunnel.set_resources(resources, now);
-        self.relays = init.relays.to_vec();
-        self.update_stun_servers(now);
+        self.relays.set(&init.relays);
+        self.update_relays(now);
         self.tunnel.handle_portal_connected(now);
     }
 
@@ -449,9 +447,8 @@ impl Session {
         self.tunnel.set_local_addresses(&hosts, now);
     }
 
-    fn update_stun_servers(&mut self, now: Instant) {
-        let servers = convert::stun_servers(&self.relays);
-        self.tunnel.set_stun_servers(&servers, now);
+    fn update_relays(&mut self, now: Instant) {
+        self.tunnel.set_relays(&self.relays.relays(), now);
     }
 
     /// Says goodbye.

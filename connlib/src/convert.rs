@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use connlib_dns::{DohUrl, IpStack, Pattern};
-use connlib_portal_api::messages::common::{self, Relay, UnixTime};
+use connlib_portal_api::messages::common::{self, UnixTime};
 use connlib_portal_api::messages::{client, gateway};
 use connlib_tunnel::client as tunnel;
 use connlib_tunnel::{
@@ -19,11 +19,6 @@ const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 pub(crate) fn expiry(at: Option<UnixTime>, now: Instant) -> Option<Instant> {
     let remaining = at?.remaining(SystemTime::now());
     if remaining > FOR_EVER { None } else { now.checked_add(remaining) }
-}
-
-/// The servers that tell us our address as they see it: relays do that as well.
-pub(crate) fn stun_servers(relays: &[Relay]) -> Vec<SocketAddr> {
-    relays.iter().map(Relay::addr).collect()
 }
 
 pub(crate) fn filters(filters: &[common::Filter]) -> Filters {

@@ -13,7 +13,7 @@ use connlib_net::{resolvers, udp};
 use connlib_packet::{Ecn, PacketBatch, TunPacket, plan};
 use connlib_portal_api::ClientId;
 use connlib_portal_api::client::{Event as PortalEvent, Network, PortalClient};
-use connlib_portal_api::messages::common::{Capabilities, Relay};
+use connlib_portal_api::messages::common::Capabilities;
 use connlib_portal_api::messages::gateway::GatewayRole;
 use connlib_portal_api::messages::gateway::{
     AuthorizationCreated, BroadcastIceCandidates, CreateAuthorization, FromPortal, Init, ToPortal,
@@ -26,6 +26,7 @@ use crate::gateway_dns::DnsServer;
 use crate::io::{Io, IoStats, PacketTunnel};
 use crate::logged::{Chain, Logged};
 use crate::portal::{PortalSettings, socket_options};
+use crate::relays::PortalRelays;
 use crate::resolve::{Names, Resolved};
 use crate::retry::Retry;
 use crate::signals::{Signal, Signals};
@@ -88,7 +89,7 @@ struct Session {
     names: Names,
     dns: DnsServer,
     signals: Signals<ClientId>,
-    relays: Vec<Relay>,
+    relays: PortalRelays,
     timer: Timer,
 }
 
@@ -153,7 +154,7 @@ impl Session {
             dns,
             host,
             signals: Signals::default(),
-            relays: Vec::new(),
+            relays: PortalRelays::default(),
             timer: Timer::new(now).map_err(SessionError::io("cannot make a timer"))?,
         };
         session.update_addresses(now);
@@ -236,6 +237,7 @@ impl Session {
             GatewayEvent::NewCandidates { client, candidates } => {
                 self.signals.add(ClientId(client.0), candidates);
             }
+            GatewayEvent::NoRelays => self.say(&ToPortal::NoRelays),
             GatewayEvent::InvalidatedCandidates { client, candidates } => {
                 self.signals.remove(ClientId(client.0), candidates);
             }
@@ -309,8 +311,8 @@ impl Session {
         let lasting: Vec<_> =
             init.authorizations.iter().map(|a| convert::retained(a, now)).collect();
         self.tunnel.retain_authorizations(lasting, now);
-        self.relays = init.relays.to_vec();
-        self.update_stun_servers();
+        self.relays.set(&init.relays);
+        self.update_relays();
         Ok(())
     }
 
@@ -360,12 +362,8 @@ impl Session {
                 self.tunnel.update_resource_filters(resource.id().0.into(), &filters);
             }
             FromPortal::RelaysPresence(presence) => {
-                self.relays.retain(|relay| !presence.disconnected_ids.contains(&relay.id()));
-                for relay in presence.connected.iter() {
-                    self.relays.retain(|known| known != relay);
-                    self.relays.push(relay.clone());
-                }
-                self.update_stun_servers();
+                self.relays.apply(presence);
+                self.update_relays();
             }
             FromPortal::AccessAuthorizationExpiryUpdated(message) => {
                 let expires_at = convert::expiry(message.expires_at, now);
@@ -421,9 +419,8 @@ impl Session {
         self.tunnel.set_local_addresses(&hosts, now);
     }
 
-    fn update_stun_servers(&mut self) {
-        let servers = convert::stun_servers(&self.relays);
-        self.tunnel.set_stun_servers(&servers, Instant::now());
+    fn update_relays(&mut self) {
+        self.tunnel.set_relays(&self.relays.relays(), Instant::now());
     }
 
     /// Says goodbye.

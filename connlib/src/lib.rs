@@ -20,6 +20,7 @@ mod gateway_dns;
 mod io;
 mod logged;
 pub mod portal;
+mod relays;
 mod resolve;
 mod retry;
 mod signals;

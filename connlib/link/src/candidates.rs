@@ -1,9 +1,10 @@
 //! The candidates of this end: what each link tells its peer.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use is::Candidate;
+use is::{Candidate, CandidateKind};
 
+use crate::relays::Relayed;
 use crate::stun::Mapping;
 
 /// Local addresses beyond this many are ignored: each costs a check per remote candidate.
@@ -13,6 +14,8 @@ const MAX_HOSTS: usize = 16;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LocalCandidates {
     candidates: Vec<Candidate>,
+    /// Addresses that are none any more, but may be sent from a little longer.
+    withdrawn: Vec<SocketAddr>,
 }
 
 /// How one set of candidates differs from another.
@@ -20,11 +23,23 @@ pub(crate) struct LocalCandidates {
 pub(crate) struct Difference {
     pub(crate) added: Vec<Candidate>,
     pub(crate) removed: Vec<Candidate>,
+    /// Addresses that may be sent from are others.
+    is_elsewhere: bool,
+}
+
+impl Difference {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty() && !self.is_elsewhere
+    }
 }
 
 impl LocalCandidates {
-    /// Host candidates for `hosts` and a server-reflexive one for each mapping that NAT made.
-    pub(crate) fn new(hosts: &[SocketAddr], mappings: impl Iterator<Item = Mapping>) -> Self {
+    /// Host candidates for `hosts`, a server-reflexive one for each mapping that NAT made, and relayed ones.
+    pub(crate) fn new(
+        hosts: &[SocketAddr],
+        mappings: impl Iterator<Item = Mapping>,
+        relayed: &Relayed,
+    ) -> Self {
         let mut candidates = Vec::new();
         for host in hosts.iter().take(MAX_HOSTS) {
             match Candidate::host(*host, "udp") {
@@ -42,16 +57,39 @@ impl LocalCandidates {
                 Err(e) => tracing::debug!(%mapped, error = %e, "mapping is no candidate"),
             }
         }
-        Self { candidates }
+        for Mapping { local, mapped } in &relayed.offered {
+            match Candidate::relayed(*mapped, *local, "udp") {
+                Ok(candidate) => candidates.push(candidate),
+                Err(e) => tracing::debug!(%mapped, error = %e, "relayed address is no candidate"),
+            }
+        }
+        Self { candidates, withdrawn: relayed.withdrawn.clone() }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Candidate> {
         self.candidates.iter()
     }
 
-    /// Whether an interface of ours has this address.
-    pub(crate) fn has_host(&self, ip: IpAddr) -> bool {
-        self.candidates.iter().any(|c| c.kind() == is::CandidateKind::Host && c.addr().ip() == ip)
+    /// Whether an interface of ours has this address, or a relay gave it to us.
+    pub(crate) fn can_send_from(&self, address: SocketAddr) -> bool {
+        let is_withdrawn = self.withdrawn.contains(&address);
+        is_withdrawn
+            || self.candidates.iter().any(|candidate| match candidate.kind() {
+                CandidateKind::Host => candidate.addr().ip() == address.ip(),
+                CandidateKind::Relayed => candidate.addr() == address,
+                CandidateKind::ServerReflexive | CandidateKind::PeerReflexive => false,
+            })
+    }
+
+    /// Those of our own interfaces.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &Candidate> {
+        self.candidates.iter().filter(|candidate| candidate.kind() == CandidateKind::Host)
+    }
+
+    /// Whether a relay gave us this address.
+    pub(crate) fn has_relayed(&self, address: SocketAddr) -> bool {
+        let is_relayed = |c: &&Candidate| c.kind() == CandidateKind::Relayed;
+        self.candidates.iter().filter(is_relayed).any(|candidate| candidate.addr() == address)
     }
 
     pub(crate) fn difference(&self, old: &Self) -> Difference {
@@ -59,6 +97,7 @@ impl LocalCandidates {
         Difference {
             added: self.candidates.iter().filter(|c| missing_in(old, c)).cloned().collect(),
             removed: old.candidates.iter().filter(|c| missing_in(self, c)).cloned().collect(),
+            is_elsewhere: self.withdrawn != old.withdrawn,
         }
     }
 }
@@ -66,6 +105,14 @@ impl LocalCandidates {
 fn is_same(a: &Candidate, b: &Candidate) -> bool {
     a.kind() == b.kind() && a.addr() == b.addr() && a.local() == b.local()
 }
+
+/// Which of our candidates of one kind is preferred: the earlier one. The agent also counts those that are gone.
+pub(crate) fn local_preference(candidate: &Candidate, same_kind: usize) -> u32 {
+    is::default_local_preference(candidate, same_kind.min(MAX_RANK))
+}
+
+/// Relayed candidates have the narrowest range of preferences, of some 15000, and each takes two.
+const MAX_RANK: usize = 5000;
 
 /// Candidates as they are signalled: SDP attributes, best first.
 pub(crate) fn to_sdp(mut candidates: Vec<Candidate>) -> Vec<String> {

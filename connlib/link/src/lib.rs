@@ -28,26 +28,30 @@
 //! # What a link is made of
 //!
 //! - **ICE** (RFC 8445, trickled as in RFC 8838) finds the paths: host candidates from the machine's interfaces,
-//!   server-reflexive ones through STUN Binding, peer-reflexive ones as they show up.
+//!   server-reflexive ones through STUN Binding, peer-reflexive ones as they show up, relayed ones from allocations on
+//!   relays (RFC 8656).
 //! - **WireGuard** with the portal's preshared key protects the packets. Its session index says which link a datagram
 //!   belongs to; the address it came from is not used for that, since NATs reuse addresses.
 //! - The **controlling** end (a client) chooses the path and starts handshakes. The **controlled** end (a gateway)
 //!   answers on the path on which the last authenticated packet came, so that a client that roams needs no signalling.
 //!
-//! A relayed path (TURN) is one more [`Path`] with a channel header in front of the datagram; allocations live beside
-//! [`Node`]'s STUN servers and hand their candidates to the same agents.
+//! A relayed path (TURN) is one more [`Path`], whose local address is the relay's: only the node, at its edge, puts a
+//! channel's header in front and sends to the relay. Which relays there are is up to [`Node::set_relays`]; a link needs
+//! none where a direct path works.
 #![forbid(unsafe_code)]
 
 mod candidates;
 mod deadlines;
 mod demux;
+mod gate;
 mod index;
 mod link;
+mod links;
 mod node;
 mod output;
+mod relays;
 mod send_queue;
 mod stun;
-
 mod wireguard;
 
 pub use boringtun::x25519::{PublicKey, StaticSecret};
@@ -55,6 +59,7 @@ pub use deadlines::Deadlines;
 pub use link::{IceCredentials, LinkConfig, Role};
 pub use node::{Datagram, Node, NodeConfig, Opened, SealError, Upsert};
 pub use output::{Event, Failure, Output, Path, PeerId, Transmit};
+pub use relays::{Relay, RelayCredentials};
 pub use send_queue::{Run, SendQueue};
 
 /// Whether this build takes WireGuard's time from the simulation. A real binary asserts that it does not.

@@ -2,8 +2,10 @@
 //!
 //! A link is one value without references to others, so that links can be spread over threads.
 
+mod config;
+mod peer_candidates;
+
 use std::collections::VecDeque;
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,25 +13,22 @@ use std::time::{Duration, Instant};
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::x25519::{PublicKey, StaticSecret};
 use is::stun::{StunMessage, StunPacket};
-use is::{Candidate, IceAgent, IceAgentEvent, IceConnectionState, IceCreds, Protocol};
+use is::{IceAgent, IceAgentEvent, IceConnectionState, Protocol};
 
 use connlib_packet::plan::MTU;
 
 use crate::OVERHEAD;
-use crate::candidates::{LocalCandidates, to_sdp};
+use crate::candidates::{LocalCandidates, local_preference, to_sdp};
 use crate::index::LinkIndex;
-use crate::output::{Event, Failure, Output, Path, PeerId, Transmit};
+use crate::output::{Event, Failure, Output, Path, Transmit};
+use crate::relays::{CHANNEL_HEADER, Channel};
 use crate::send_queue::SendQueue;
 use crate::wireguard::{self, MAX_HANDSHAKE, Tick, WireGuard};
+pub use config::{IceCredentials, LinkConfig, Role};
+use peer_candidates::{MAX_CANDIDATES, PeerCandidates};
 
 /// Packets that wait for the path; the oldest goes first.
 const MAX_PENDING: usize = 128;
-
-/// Candidates that we believe either end to have at a time, signalled or seen. A peer that claims more is a broken one.
-const MAX_CANDIDATES: usize = 64;
-
-/// Candidates that either end may have had in the life of a link: the agent keeps those that are gone, too.
-const MAX_CANDIDATES_EVER: usize = 1024;
 
 /// How long a peer may take to signal its first candidate.
 const FIRST_CANDIDATE: Duration = Duration::from_secs(10);
@@ -49,69 +48,17 @@ const LIVELY: Duration = Duration::from_secs(2);
 /// How long the path that the peer last used outranks what ICE says, at the controlled end.
 const AUTHENTICATED_PATH_LIFETIME: Duration = Duration::from_secs(5);
 
-/// Which end chooses the path (RFC 8445 §6.1.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Nominates pairs and starts handshakes: a client.
-    Controlling,
-    /// Follows: a gateway.
-    Controlled,
-}
-
-/// ICE user name fragment and password of one end.
-#[derive(Clone, PartialEq, Eq)]
-pub struct IceCredentials {
-    /// The user name fragment.
-    pub username: String,
-    /// The password.
-    pub password: String,
-}
-
-impl fmt::Debug for IceCredentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IceCredentials").field("username", &self.username).finish_non_exhaustive()
-    }
-}
-
-impl From<IceCredentials> for IceCreds {
-    fn from(credentials: IceCredentials) -> Self {
-        Self { ufrag: credentials.username, pass: credentials.password }
-    }
-}
-
-/// All that makes up a link. Two equal ones are the same link.
-#[derive(Clone, PartialEq, Eq)]
-pub struct LinkConfig {
-    /// The peer.
-    pub peer: PeerId,
-    /// Our role.
-    pub role: Role,
-    /// The peer's WireGuard key.
-    pub remote_public_key: [u8; 32],
-    /// WireGuard's preshared key.
-    pub preshared_key: [u8; 32],
-    /// Our ICE credentials.
-    pub local: IceCredentials,
-    /// The peer's ICE credentials.
-    pub remote: IceCredentials,
-}
-
-impl fmt::Debug for LinkConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LinkConfig")
-            .field("peer", &self.peer)
-            .field("role", &self.role)
-            .finish_non_exhaustive()
-    }
-}
+/// A link in use that needs a relay tries after this once more to do without, and then less and less often: networks
+/// change without a word.
+const TRY_DIRECT: Duration = Duration::from_secs(30);
+const MAX_TRY_DIRECT: Duration = Duration::from_secs(600);
 
 pub(crate) struct Link {
     config: LinkConfig,
     agent: IceAgent,
     wireguard: WireGuard,
     locals: LocalCandidates,
-    /// Candidates of the peer that the agent was told of.
-    remote_candidates: usize,
+    peer_candidates: PeerCandidates,
     created: Instant,
     path: Option<Path>,
     /// The newest packet of the peer: says which path it used last.
@@ -124,6 +71,8 @@ pub(crate) struct Link {
     last_heard: Instant,
     /// The last answer to a check of a path.
     last_answered: Instant,
+    try_direct_at: Option<Instant>,
+    try_direct_after: Duration,
     idle: bool,
     pending: VecDeque<Vec<u8>>,
 }
@@ -168,6 +117,7 @@ impl Link {
         agent.set_control_tie_breaker(tie_breaker);
         agent.set_timing_advance(Duration::ZERO);
         agent.set_max_candidate_pairs(100);
+        agent.set_local_preference(local_preference);
         apply_timing(&mut agent, config.role, false);
         let wireguard = WireGuard::new(
             private_key,
@@ -182,7 +132,7 @@ impl Link {
             agent,
             wireguard,
             locals: LocalCandidates::default(),
-            remote_candidates: 0,
+            peer_candidates: PeerCandidates::default(),
             created: now,
             path: None,
             last_authenticated: None,
@@ -191,6 +141,8 @@ impl Link {
             last_packet: now,
             last_heard: now,
             last_answered: now,
+            try_direct_at: None,
+            try_direct_after: TRY_DIRECT,
             idle: false,
             pending: VecDeque::new(),
         }
@@ -223,10 +175,14 @@ impl Link {
         out: &mut VecDeque<Output>,
     ) {
         let difference = locals.difference(&self.locals);
-        if difference.added.is_empty() && difference.removed.is_empty() {
+        if difference.is_empty() {
             return;
         }
         self.locals = locals.clone();
+        if self.is_path_lost() {
+            // What the peer sent last does not say any more which path works.
+            self.last_authenticated = None;
+        }
         let mut removed = Vec::new();
         for candidate in difference.removed {
             let sdp = self
@@ -252,19 +208,22 @@ impl Link {
             out.push_back(Output::Event(Event::InvalidatedCandidates { peer, candidates }));
         }
         self.wake(now);
-        self.leave_lost_address(now, out);
         self.drive(now, out);
+        self.leave_lost_address(now, out);
     }
 
-    /// When the address that we send from is gone, the operating system picks another one until ICE has decided: the
-    /// peer follows an authenticated packet at once.
+    /// When the address that we send from is gone and ICE knows no other path that works, the operating system picks one
+    /// until it does: the peer follows an authenticated packet at once.
     fn leave_lost_address(&mut self, now: Instant, out: &mut VecDeque<Output>) {
-        let Some(Path { local: Some(local), remote }) = self.path else { return };
-        if self.locals.has_host(local.ip()) {
-            return;
+        if let Some(Path { remote, .. }) = self.path.filter(|_| self.is_path_lost()) {
+            self.path = Some(Path { local: None, remote });
+            self.announce_path(now, out);
         }
-        self.path = Some(Path { local: None, remote });
-        self.announce_path(now, out);
+    }
+
+    fn is_path_lost(&self) -> bool {
+        let local = self.path.and_then(|path| path.local);
+        local.is_some_and(|local| !self.locals.can_send_from(local))
     }
 
     /// Sends an empty packet, so that the peer learns which path we use from now on.
@@ -304,23 +263,7 @@ impl Link {
         now: Instant,
         out: &mut VecDeque<Output>,
     ) {
-        let candidate = match Candidate::from_sdp_string(candidate) {
-            Ok(candidate) => candidate,
-            Err(e) => {
-                tracing::debug!(peer = %self.config.peer, error = %e, "skipped malformed candidate");
-                return;
-            }
-        };
-        // Peers signal all that they have again and again. What is being checked stays as it is; what has failed gets
-        // another try, in place of the one that it had.
-        if self.agent.find_pair_for_equivalent_remote_candidate(&candidate).is_none() {
-            self.forget_remote_candidate(&candidate);
-            if !self.has_room_for_remote_candidate() {
-                return;
-            }
-            self.remote_candidates += 1;
-            self.agent.add_remote_candidate(candidate);
-        }
+        self.peer_candidates.add(candidate, &mut self.agent);
         self.wake(now);
         self.drive(now, out);
     }
@@ -331,26 +274,8 @@ impl Link {
         now: Instant,
         out: &mut VecDeque<Output>,
     ) {
-        if let Ok(candidate) = Candidate::from_sdp_string(candidate) {
-            self.forget_remote_candidate(&candidate);
-        }
+        self.peer_candidates.remove(candidate, &mut self.agent);
         self.drive(now, out);
-    }
-
-    fn forget_remote_candidate(&mut self, candidate: &Candidate) {
-        // The agent searches both ends' candidates: one of ours must not go because the peer said so.
-        if !self.agent.local_candidates().any(|c| c.addr() == candidate.addr()) {
-            self.agent.invalidate_candidate(candidate);
-        }
-    }
-
-    fn has_room_for_remote_candidate(&self) -> bool {
-        let has_room = self.remote_candidates < MAX_CANDIDATES_EVER
-            && self.agent.remote_candidates().count() < MAX_CANDIDATES;
-        if !has_room {
-            tracing::debug!(peer = %self.config.peer, "peer has too many candidates");
-        }
-        has_room
     }
 
     /// Takes a STUN message that names this link.
@@ -364,11 +289,9 @@ impl Link {
     ) {
         if message.is_binding_request() {
             let known = self.agent.remote_candidates().any(|c| c.addr() == remote);
-            if !known && self.agent.accepts_message(&message) {
-                if !self.has_room_for_remote_candidate() {
-                    return;
-                }
-                self.remote_candidates += 1;
+            let is_new = !known && self.agent.accepts_message(&message);
+            if is_new && !self.peer_candidates.admit_unknown(&self.agent) {
+                return;
             }
         } else if self.agent.local_candidates().count() >= MAX_CANDIDATES {
             // Each mapped address that a peer reports becomes a candidate of ours.
@@ -383,11 +306,13 @@ impl Link {
         self.drive(now, out);
     }
 
-    /// Encrypts a packet into the queue, or keeps it until there is a path.
+    /// Encrypts a packet into the queue, to leave by a relay's channel if that is what the path needs; or keeps it until
+    /// there is a path.
     pub(crate) fn seal(
         &mut self,
         packet: &[u8],
         ecn: u8,
+        channel: Option<Channel>,
         queue: &mut SendQueue,
         now: Instant,
     ) -> Result<(), QueueFull> {
@@ -395,10 +320,17 @@ impl Link {
             self.keep_pending(packet);
             return Ok(());
         };
-        let size = (packet.len() + OVERHEAD).max(MAX_HANDSHAKE);
+        let (path, header) = match channel {
+            Some(channel) => (channel.path, CHANNEL_HEADER),
+            None => (path, 0),
+        };
+        let size = header + (packet.len() + OVERHEAD).max(MAX_HANDSHAKE);
         let slot = queue.reserve(size).ok_or(QueueFull)?;
-        if let Some(len) = self.wireguard.seal(packet, slot, now) {
-            queue.commit(path, ecn, len);
+        if let Some(len) = self.wireguard.seal(packet, &mut slot[header..], now) {
+            if let Some(channel) = channel {
+                slot[..CHANNEL_HEADER].copy_from_slice(&channel.header(len));
+            }
+            queue.commit(path, ecn, header + len);
         }
         self.last_packet = now;
         Ok(())
@@ -498,11 +430,40 @@ impl Link {
             return;
         }
         self.path = Some(path);
+        self.try_direct_after = TRY_DIRECT;
+        self.try_direct_at = self.is_relayed(path).then(|| now + TRY_DIRECT);
         if self.connected {
             let peer = self.config.peer;
             out.push_back(Output::Event(Event::PathChanged { peer, path }));
             self.announce_path(now, out);
         }
+    }
+
+    fn is_relayed(&self, path: Path) -> bool {
+        path.local.is_some_and(|local| self.locals.has_relayed(local))
+            || PeerCandidates::has_relayed(path.remote, &self.agent)
+    }
+
+    /// Checks paths without a relay anew that have failed before.
+    fn try_direct(&mut self, now: Instant) {
+        self.try_direct_at = None;
+        let Some(path) = self.path.filter(|path| self.is_relayed(*path)) else { return };
+        self.try_direct_after = (self.try_direct_after * 2).min(MAX_TRY_DIRECT);
+        self.try_direct_at = Some(now + self.try_direct_after);
+        if path.local.is_some_and(|local| self.locals.has_relayed(local)) {
+            // What comes back is paired with all that the peer has.
+            for host in self.locals.hosts() {
+                self.agent.invalidate_candidate(host);
+                self.agent.add_local_candidate(host.clone());
+            }
+        } else {
+            self.peer_candidates.check_direct_again(&mut self.agent);
+        }
+    }
+
+    /// Whether a check would go from a relay to where no relay gets to: an address of the peer's behind NAT.
+    fn is_futile(&self, source: SocketAddr, destination: SocketAddr) -> bool {
+        self.locals.has_relayed(source) && PeerCandidates::is_behind_nat(destination, &self.agent)
     }
 
     fn become_connected(&mut self, now: Instant, out: &mut VecDeque<Output>) {
@@ -535,17 +496,19 @@ impl Link {
     }
 
     pub(crate) fn next_timeout(&mut self) -> Option<Instant> {
-        let first_candidate = (self.remote_candidates == 0).then(|| self.created + FIRST_CANDIDATE);
+        let first_candidate =
+            (self.peer_candidates.is_empty()).then(|| self.created + FIRST_CANDIDATE);
         let grace = self.disconnected_since.map(|since| since + self.grace());
         let idle = (self.connected && !self.idle).then(|| self.last_packet + IDLE_AFTER);
         let checks = self.agent.poll_timeout();
         // Without a path there is nothing that WireGuard could send.
         let wireguard = self.path.and_then(|_| self.wireguard.next_timeout());
-        [first_candidate, grace, idle, checks, wireguard].into_iter().flatten().min()
+        let direct = self.try_direct_at.filter(|_| !self.idle);
+        [first_candidate, grace, idle, checks, wireguard, direct].into_iter().flatten().min()
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant, out: &mut VecDeque<Output>) -> Fate {
-        if self.remote_candidates == 0 && now >= self.created + FIRST_CANDIDATE {
+        if self.peer_candidates.is_empty() && now >= self.created + FIRST_CANDIDATE {
             return Fate::Failed(Failure::NoCandidates);
         }
         if self.disconnected_since.is_some_and(|since| now >= since + self.grace()) {
@@ -553,6 +516,9 @@ impl Link {
         }
         if self.connected && !self.idle && now >= self.last_packet + IDLE_AFTER {
             self.set_idle(true);
+        }
+        if !self.idle && self.try_direct_at.is_some_and(|at| now >= at) {
+            self.try_direct(now);
         }
         let mut slot = [0; MAX_HANDSHAKE];
         if self.path.is_some() {
@@ -603,6 +569,9 @@ impl Link {
             let mut did_something = false;
             while let Some(transmit) = self.agent.poll_transmit() {
                 did_something = true;
+                if self.is_futile(transmit.source, transmit.destination) {
+                    continue;
+                }
                 let path = Path { local: Some(transmit.source), remote: transmit.destination };
                 let payload = transmit.contents.to_vec();
                 out.push_back(Output::Transmit(Transmit { path, payload }));

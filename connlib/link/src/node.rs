@@ -1,14 +1,9 @@
 //! All links of this end.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use boringtun::noise::handshake::parse_handshake_anon;
-use boringtun::noise::rate_limiter::RateLimiter;
-use boringtun::noise::{Packet, TunnResult};
-use boringtun::x25519::{PublicKey, StaticSecret};
 use connlib_packet::plan::MTU;
 use connlib_packet::{ExceedsMtu, TunPacket};
 use is::stun::StunMessage;
@@ -16,23 +11,17 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
 use crate::candidates::LocalCandidates;
-use crate::deadlines::Deadlines;
-use crate::demux::Demux;
-use crate::index::{IndexSequence, LinkIndex};
+use crate::gate::{Admitted, Gate};
+use crate::index::LinkIndex;
 use crate::link::{Fate, Link, LinkConfig, Received};
+use crate::links::Links;
 use crate::output::{Event, Output, Path, PeerId, Transmit};
+use crate::relays::{Relay, Relays};
 use crate::send_queue::SendQueue;
 use crate::stun::{self, StunServers};
-use crate::wireguard::clock;
-
-/// Handshake messages a second beyond which a sender has to prove its address by a cookie.
-const HANDSHAKES_PER_SECOND: u64 = 100;
 
 /// Nothing ever is due later than this.
 const FAR_AWAY: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// A link that is due is due again no sooner than this, whatever it says: others get their turn.
-const TURN: Duration = Duration::from_millis(1);
 
 /// Settings of a [`Node`].
 #[derive(Debug, Clone)]
@@ -51,19 +40,14 @@ impl Default for NodeConfig {
 
 /// All links of this end: the state machine between the sockets and the tunnel.
 pub struct Node {
-    private_key: StaticSecret,
-    public_key: PublicKey,
-    rate_limiter: Arc<RateLimiter>,
+    gate: Gate,
     rng: ChaCha20Rng,
-    indices: IndexSequence,
     max_links: usize,
-    links: Vec<Option<Link>>,
-    by_peer: HashMap<PeerId, usize>,
-    demux: Demux,
-    timers: Deadlines,
+    links: Links,
     hosts: Vec<SocketAddr>,
     locals: LocalCandidates,
     stun_servers: StunServers,
+    relays: Relays,
     outputs: VecDeque<Output>,
     now: Instant,
 }
@@ -128,19 +112,12 @@ impl Node {
         let mut rng = ChaCha20Rng::from_seed(config.seed);
         let mut key = [0; 32];
         rng.fill_bytes(&mut key);
-        let private_key = StaticSecret::from(key);
-        let public_key = PublicKey::from(&private_key);
         Self {
-            rate_limiter: rate_limiter(&public_key, now),
-            private_key,
-            public_key,
-            indices: IndexSequence::new(rng.next_u32()),
+            gate: Gate::new(key, now),
+            links: Links::new(rng.next_u32()),
+            relays: Relays::new(ChaCha20Rng::from_rng(&mut rng)),
             rng,
             max_links: config.max_links,
-            links: Vec::new(),
-            by_peer: HashMap::new(),
-            demux: Demux::default(),
-            timers: Deadlines::default(),
             hosts: Vec::new(),
             locals: LocalCandidates::default(),
             stun_servers: StunServers::default(),
@@ -151,76 +128,69 @@ impl Node {
 
     /// The WireGuard key that peers know this end by.
     pub fn public_key(&self) -> [u8; 32] {
-        self.public_key.to_bytes()
+        self.gate.public_key()
     }
 
     /// Makes sure that there is a link with these keys and credentials. Does nothing to one that is there already but
     /// signal its candidates once more, as the peer may have lost them.
     pub fn upsert(&mut self, config: LinkConfig, now: Instant) -> Upsert {
         self.now = now;
-        let existing = self.by_peer.get(&config.peer).copied();
+        let existing = self.links.slot_of(config.peer);
         if let Some(slot) = existing {
-            if let Some(link) = self.links[slot].as_mut().filter(|link| *link.config() == config) {
+            if let Some(link) = self.links.at(slot).filter(|link| *link.config() == config) {
                 link.renew(now, &mut self.outputs);
                 self.settle(slot);
                 return Upsert::Reused;
             }
-            self.discard(slot);
-        } else if self.by_peer.len() >= self.max_links {
+            self.links.discard(slot);
+        } else if self.links.len() >= self.max_links {
             tracing::warn!(max = self.max_links, "refused a link: there are too many");
             return Upsert::Refused;
         }
         self.stun_servers.hurry(now);
-        let slot = self.free_slot();
-        let index = self.free_index();
-        self.demux.insert(slot, index, config.remote_public_key, config.local.username.clone());
-        self.by_peer.insert(config.peer, slot);
-        let mut link = Link::new(
-            config,
-            index,
-            self.private_key.clone(),
-            Arc::clone(&self.rate_limiter),
-            self.rng.next_u64(),
-            now,
-        );
-        link.set_local_candidates(&self.locals, now, &mut self.outputs);
-        self.links[slot] = Some(link);
+        let (gate, tie_breaker) = (&self.gate, self.rng.next_u64());
+        let slot = self.links.insert(|index| {
+            Link::new(config, index, gate.private_key(), gate.rate_limiter(), tie_breaker, now)
+        });
+        if let Some(link) = self.links.at(slot) {
+            link.set_local_candidates(&self.locals, now, &mut self.outputs);
+        }
         self.settle(slot);
         if existing.is_some() { Upsert::Replaced } else { Upsert::Created }
     }
 
     /// Drops the link to a peer, if there is one, with what waits in it.
     pub fn remove(&mut self, peer: PeerId) {
-        if let Some(slot) = self.by_peer.get(&peer).copied() {
-            self.discard(slot);
+        if let Some(slot) = self.links.slot_of(peer) {
+            self.links.discard(slot);
         }
     }
 
     /// Drops all links.
     pub fn clear(&mut self) {
-        for slot in 0..self.links.len() {
-            self.discard(slot);
+        for slot in self.links.slots() {
+            self.links.discard(slot);
         }
     }
 
     /// Whether there is a link to this peer, connected or not.
     pub fn has_link(&self, peer: PeerId) -> bool {
-        self.by_peer.contains_key(&peer)
+        self.links.slot_of(peer).is_some()
     }
 
     /// The path of a connected link.
     pub fn path(&self, peer: PeerId) -> Option<Path> {
-        self.link(peer)?.connected_path()
+        self.links.of(peer)?.connected_path()
     }
 
     /// Round-trip time of a link's path, as its checks measure it.
     pub fn round_trip(&self, peer: PeerId) -> Option<Duration> {
-        self.link(peer)?.round_trip()
+        self.links.of(peer)?.round_trip()
     }
 
     /// When this peer last sent a packet or answered a check of a path, or its link was made.
     pub fn last_heard(&self, peer: PeerId) -> Option<Instant> {
-        Some(self.link(peer)?.last_heard())
+        Some(self.links.of(peer)?.last_heard())
     }
 
     /// Takes a candidate of the peer's, an SDP attribute. Unknown peers and malformed candidates are ignored.
@@ -242,13 +212,38 @@ impl Node {
         self.now = now;
         self.hosts = hosts.to_vec();
         self.stun_servers.restart(hosts, now);
+        self.relays.set_hosts(hosts, now);
+        self.review_relays(now);
         self.update_candidates(now);
     }
 
-    /// Replaces the servers that are asked for our server-reflexive addresses.
-    pub fn set_stun_servers(&mut self, servers: &[SocketAddr], now: Instant) {
+    /// Replaces the servers that are asked for our server-reflexive addresses, and that relay for us if they do that.
+    /// What works is kept until something else does.
+    pub fn set_relays(&mut self, relays: &[Relay], now: Instant) {
         self.now = now;
-        self.stun_servers.set(servers, now);
+        let mut servers: Vec<_> = relays.iter().flat_map(|relay| &relay.addresses).collect();
+        servers.dedup();
+        self.stun_servers.set(&servers.into_iter().copied().collect::<Vec<_>>(), now);
+        self.relays.set(relays, now);
+        self.review_relays(now);
+        self.update_candidates(now);
+    }
+
+    /// Gives all allocations back, after what waits to be sent: for the end of this process, whose addresses the next one
+    /// may have.
+    pub fn release_relays(&mut self, now: Instant) {
+        self.now = now;
+        for output in &mut self.outputs {
+            if let Output::Transmit(transmit) = output
+                && let Some(wrapped) = self.relays.wrap(transmit, now)
+            {
+                *transmit = wrapped;
+            }
+        }
+        self.relays.release(now);
+        while let Some(transmit) = self.relays.poll_transmit() {
+            self.outputs.push_back(Output::Transmit(transmit));
+        }
         self.update_candidates(now);
     }
 
@@ -261,15 +256,23 @@ impl Node {
         queue: &mut SendQueue,
         now: Instant,
     ) -> Result<(), SealError> {
-        let slot = *self.by_peer.get(&peer).ok_or(SealError::UnknownPeer)?;
-        let link = self.links[slot].as_mut().ok_or(SealError::UnknownPeer)?;
+        let slot = self.links.slot_of(peer).ok_or(SealError::UnknownPeer)?;
+        let link = self.links.at(slot).ok_or(SealError::UnknownPeer)?;
         let was_dormant = link.is_dormant(now);
+        let channel = match link.connected_path() {
+            Some(Path { local: Some(local), remote }) if self.relays.has(local) => {
+                // Without a channel the way is lost, and the packet with it.
+                let Some(channel) = self.relays.channel(local, remote, now) else { return Ok(()) };
+                Some(channel)
+            }
+            _ => None,
+        };
         // What is inside decides how the network may mark what is outside (RFC 6040 §4.1).
         let ecn = packet.headers().ecn().bits();
         let mut segments = packet.segments(MTU)?;
         let mut result = Ok(());
         while let Some(segment) = segments.next_segment() {
-            if link.seal(segment, ecn, queue, now).is_err() {
+            if link.seal(segment, ecn, channel, queue, now).is_err() {
                 result = Err(SealError::QueueFull);
                 break;
             }
@@ -284,8 +287,8 @@ impl Node {
 
     /// Encrypts one packet that isn't part of a batch; it leaves by [`Node::poll_output`].
     pub fn send(&mut self, peer: PeerId, packet: &[u8], now: Instant) -> Result<(), SealError> {
-        let slot = *self.by_peer.get(&peer).ok_or(SealError::UnknownPeer)?;
-        let link = self.links[slot].as_mut().ok_or(SealError::UnknownPeer)?;
+        let slot = self.links.slot_of(peer).ok_or(SealError::UnknownPeer)?;
+        let link = self.links.at(slot).ok_or(SealError::UnknownPeer)?;
         link.send(packet, now, &mut self.outputs);
         link.wake(now);
         self.now = now;
@@ -298,18 +301,11 @@ impl Node {
         if slot.len() < datagram.payload.len().max(crate::wireguard::MAX_HANDSHAKE) {
             return Opened::Dropped;
         }
-        if let Some(receiver) = data_receiver(datagram.payload) {
-            let Some(link) = self.demux.by_index(LinkIndex::of_receiver(receiver)) else {
-                return Opened::Dropped;
-            };
-            return self.open_for(link, datagram, slot, now);
+        if !is_channel_data(datagram.payload) {
+            return self.open_direct(datagram, slot, now);
         }
-        self.now = now;
-        if stun::is_stun(datagram.payload) {
-            return self.handle_stun(datagram, now);
-        }
-        match self.link_of_handshake(datagram, now) {
-            Some(link) => self.open_for(link, datagram, slot, now),
+        match self.relays.unwrap(datagram, now) {
+            Some(inner) => self.open_direct(inner, slot, now),
             None => Opened::Dropped,
         }
     }
@@ -317,20 +313,22 @@ impl Node {
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.now = now;
+        self.relays.handle_timeout(now);
+        self.review_relays(now);
         let outputs = &mut self.outputs;
         self.stun_servers.handle_timeout(now, &mut self.rng, |transmit| {
             outputs.push_back(Output::Transmit(transmit));
         });
-        while let Some(slot) = self.timers.pop_due(now) {
-            let Some(link) = self.links[slot].as_mut() else { continue };
+        while let Some(slot) = self.links.pop_due(now) {
+            let Some(link) = self.links.at(slot) else { continue };
             match link.handle_timeout(now, &mut self.outputs) {
                 Fate::Alive => {
                     self.settle(slot);
-                    self.timers.postpone(slot, now + TURN);
+                    self.links.postpone(slot, now);
                 }
                 Fate::Failed(failure) => {
                     let peer = link.config().peer;
-                    self.discard(slot);
+                    self.links.discard(slot);
                     self.outputs.push_back(Output::Event(Event::Failed { peer, failure }));
                 }
             }
@@ -339,22 +337,31 @@ impl Node {
 
     /// What is to be done next; call it until it returns [`Output::Timeout`].
     pub fn poll_output(&mut self) -> Output {
-        match self.outputs.pop_front() {
-            Some(output) => output,
-            None => Output::Timeout(self.next_timeout()),
+        loop {
+            if let Some(transmit) = self.relays.poll_transmit() {
+                return Output::Transmit(transmit);
+            }
+            let Some(output) = self.outputs.pop_front() else {
+                return Output::Timeout(self.next_timeout());
+            };
+            let Output::Transmit(transmit) = &output else { return output };
+            if !transmit.path.local.is_some_and(|local| self.relays.has(local)) {
+                return output;
+            }
+            // What asks for the channel goes first.
+            if let Some(wrapped) = self.relays.wrap(transmit, self.now) {
+                self.outputs.push_front(Output::Transmit(wrapped));
+            }
         }
     }
 
     fn next_timeout(&self) -> Instant {
-        [self.timers.next(), self.stun_servers.next_timeout()]
+        let stun_servers = self.stun_servers.next_timeout();
+        [self.links.next_timeout(), stun_servers, self.relays.next_timeout()]
             .into_iter()
             .flatten()
             .min()
             .unwrap_or(self.now + FAR_AWAY)
-    }
-
-    fn link(&self, peer: PeerId) -> Option<&Link> {
-        self.links.get(*self.by_peer.get(&peer)?)?.as_ref()
     }
 
     fn with_link(
@@ -364,14 +371,36 @@ impl Node {
         f: impl FnOnce(&mut Link, &mut VecDeque<Output>),
     ) {
         self.now = now;
-        let Some(slot) = self.by_peer.get(&peer).copied() else {
+        let Some(slot) = self.links.slot_of(peer) else {
             tracing::debug!(%peer, "no link to this peer");
             return;
         };
-        if let Some(link) = self.links[slot].as_mut() {
+        if let Some(link) = self.links.at(slot) {
             f(link, &mut self.outputs);
         }
         self.settle(slot);
+    }
+
+    fn open_direct(&mut self, datagram: Datagram<'_>, slot: &mut [u8], now: Instant) -> Opened {
+        if let Some(receiver) = data_receiver(datagram.payload) {
+            let index = LinkIndex::of_receiver(receiver);
+            let Some(link) = self.links.demux.by_index(index) else { return Opened::Dropped };
+            return self.open_for(link, datagram, slot, now);
+        }
+        self.now = now;
+        if stun::is_stun(datagram.payload) {
+            return self.handle_stun(datagram, slot, now);
+        }
+        let Datagram { local, remote, payload } = datagram;
+        match self.gate.admit(remote.ip(), payload, &mut self.links.demux, now) {
+            Admitted::Link(link) => self.open_for(link, datagram, slot, now),
+            Admitted::Cookie(payload) => {
+                let path = Path { local: Some(local), remote };
+                self.outputs.push_back(Output::Transmit(Transmit { path, payload }));
+                Opened::Dropped
+            }
+            Admitted::Nobody => Opened::Dropped,
+        }
     }
 
     fn open_for(
@@ -381,7 +410,7 @@ impl Node {
         slot: &mut [u8],
         now: Instant,
     ) -> Opened {
-        let Some(link) = self.links[slot_of_link].as_mut() else { return Opened::Dropped };
+        let Some(link) = self.links.at(slot_of_link) else { return Opened::Dropped };
         let Datagram { local, remote, payload } = datagram;
         match link.open(local, remote, payload, slot, now, &mut self.outputs) {
             Received::Packet { len, rearm } => {
@@ -402,16 +431,27 @@ impl Node {
         }
     }
 
-    fn handle_stun(&mut self, datagram: Datagram<'_>, now: Instant) -> Opened {
+    fn handle_stun(&mut self, datagram: Datagram<'_>, slot: &mut [u8], now: Instant) -> Opened {
         let Datagram { local, remote, payload } = datagram;
         if stun::is_request(payload) {
             return self.handle_ice(None, datagram, now);
         }
-        if self.stun_servers.handle_response(local, remote, payload, now).is_some() {
+        if let Some(is_new) = self.stun_servers.handle_response(local, remote, payload, now) {
+            self.relays.handle_mapping(remote, is_new, now);
+            self.review_relays(now);
             self.update_candidates(now);
             return Opened::Handled;
         }
-        let slot = stun::transaction_id(payload).and_then(|id| self.demux.take_transaction(&id));
+        if self.relays.handle_response(datagram, now) {
+            self.review_relays(now);
+            return Opened::Handled;
+        }
+        if let Some(inner) = self.relays.unwrap_indication(datagram) {
+            // Once only: no relay sends to an address that a relay gave us.
+            return self.open_direct(inner, slot, now);
+        }
+        let slot =
+            stun::transaction_id(payload).and_then(|id| self.links.demux.take_transaction(&id));
         match slot {
             Some(slot) => self.handle_ice(Some(slot), datagram, now),
             None => Opened::Dropped,
@@ -422,11 +462,9 @@ impl Node {
         let Ok(message) = StunMessage::parse(datagram.payload) else { return Opened::Dropped };
         let slot = slot.or_else(|| {
             let (ours, _) = message.split_username()?;
-            self.demux.by_ufrag(ours)
+            self.links.demux.by_ufrag(ours)
         });
-        let Some((slot, link)) =
-            slot.and_then(|slot| Some((slot, self.links.get_mut(slot)?.as_mut()?)))
-        else {
+        let Some((slot, link)) = slot.and_then(|slot| Some((slot, self.links.at(slot)?))) else {
             return Opened::Dropped;
         };
         link.handle_stun(datagram.local, datagram.remote, message, now, &mut self.outputs);
@@ -434,96 +472,36 @@ impl Node {
         Opened::Handled
     }
 
-    /// Which link a handshake or cookie message is for. An initiation names its sender only in encrypted form, which
-    /// costs a Diffie-Hellman computation: so the cheap checks, and the proof of its address under load, come first.
-    fn link_of_handshake(&mut self, datagram: Datagram<'_>, now: Instant) -> Option<usize> {
-        clock::follow(now);
-        self.rate_limiter.reset_count();
-        let from = Some(datagram.remote.ip());
-        let mut cookie = [0; 64];
-        let verified = self.rate_limiter.verify_packet(from, datagram.payload, &mut cookie);
-        match verified {
-            Ok(Packet::HandshakeInit(initiation)) => {
-                let half =
-                    parse_handshake_anon(&self.private_key, &self.public_key, &initiation).ok()?;
-                self.demux.by_public_key(&half.peer_static_public)
-            }
-            Ok(Packet::HandshakeResponse(response)) => {
-                self.demux.by_index(LinkIndex::of_receiver(response.receiver_idx))
-            }
-            Ok(Packet::PacketCookieReply(reply)) => {
-                self.demux.by_index(LinkIndex::of_receiver(reply.receiver_idx))
-            }
-            Ok(Packet::PacketData(_)) => None,
-            Err(TunnResult::WriteToNetwork(reply)) => {
-                let path = Path { local: Some(datagram.local), remote: datagram.remote };
-                let payload = reply.to_vec();
-                self.outputs.push_back(Output::Transmit(Transmit { path, payload }));
-                self.now = now;
-                None
-            }
-            Err(_) => None,
+    /// Relays may have to be let go or asked, and what they give us may have changed.
+    fn review_relays(&mut self, now: Instant) {
+        self.relays.review(&mut self.stun_servers, now);
+        if self.relays.take_change().is_some() {
+            self.update_candidates(now);
+        }
+        if self.relays.take_question() {
+            self.outputs.push_back(Output::Event(Event::NoRelays));
         }
     }
 
     fn update_candidates(&mut self, now: Instant) {
-        self.locals = LocalCandidates::new(&self.hosts, self.stun_servers.mappings());
-        for slot in 0..self.links.len() {
-            if let Some(link) = self.links[slot].as_mut() {
+        let mappings = self.stun_servers.mappings();
+        self.locals = LocalCandidates::new(&self.hosts, mappings, &self.relays.relayed());
+        for slot in self.links.slots() {
+            if let Some(link) = self.links.at(slot) {
                 link.set_local_candidates(&self.locals, now, &mut self.outputs);
                 self.settle(slot);
             }
         }
     }
 
-    /// After each change of a link: its requests are expected to be answered, and its deadline is known.
     fn settle(&mut self, slot: usize) {
-        let Some(link) = self.links[slot].as_mut() else { return };
-        self.timers.set(slot, link.next_timeout());
-        for output in self.outputs.iter().rev() {
-            let Output::Transmit(transmit) = output else { continue };
-            if stun::is_stun(&transmit.payload)
-                && stun::is_request(&transmit.payload)
-                && let Some(id) = stun::transaction_id(&transmit.payload)
-            {
-                if self.demux.has_transaction(&id) {
-                    break;
-                }
-                self.demux.note_transaction(id, slot, self.now);
-            }
-        }
-    }
-
-    fn free_slot(&mut self) -> usize {
-        self.links.iter().position(Option::is_none).unwrap_or_else(|| {
-            self.links.push(None);
-            self.links.len() - 1
-        })
-    }
-
-    fn free_index(&mut self) -> LinkIndex {
-        // INVARIANT: there are fewer links than indices by orders of magnitude.
-        loop {
-            let index = self.indices.next();
-            if !self.demux.has_index(index) {
-                return index;
-            }
-        }
-    }
-
-    fn discard(&mut self, slot: usize) {
-        if let Some(link) = self.links[slot].take() {
-            self.by_peer.remove(&link.config().peer);
-            self.demux.remove(slot);
-            self.timers.set(slot, None);
-        }
+        self.links.settle(slot, &self.outputs, self.now);
     }
 }
 
-fn rate_limiter(public_key: &PublicKey, now: Instant) -> Arc<RateLimiter> {
-    clock::follow(now);
-    // Each handshake message is verified twice: before its link is known, and by the link.
-    Arc::new(RateLimiter::new(public_key, 2 * HANDSHAKES_PER_SECOND))
+/// Whether a datagram is what a relay sends by a channel (RFC 8656 §12).
+fn is_channel_data(datagram: &[u8]) -> bool {
+    datagram.first().is_some_and(|first| (0x40..0x50).contains(first))
 }
 
 /// The receiver index of a WireGuard data message.

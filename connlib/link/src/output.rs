@@ -91,6 +91,8 @@ pub enum Event {
         /// The path packets take from now on.
         path: Path,
     },
+    /// None of the relays works, and has not for a while: the portal may know others. Comes again, ever more rarely.
+    NoRelays,
     /// The link is gone; packets that waited in it are lost.
     Failed {
         /// The peer.

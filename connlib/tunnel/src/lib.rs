@@ -78,7 +78,7 @@ mod output;
 mod stats;
 mod token_bucket;
 
-pub use connlib_link::IceCredentials;
+pub use connlib_link::{IceCredentials, Relay, RelayCredentials};
 pub use datagrams::Datagrams;
 pub use filter::{Filter, Filters, Service};
 pub use gateway::{

@@ -1,7 +1,9 @@
 //! Two nodes on a network in memory.
 #![allow(clippy::unwrap_used, dead_code, missing_docs, unreachable_pub)]
 
-use std::collections::VecDeque;
+mod relay;
+
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -9,6 +11,7 @@ use connlib_link::{
     Datagram, Event, IceCredentials, LinkConfig, Node, NodeConfig, Opened, Output, Path, PeerId,
     Role, SendQueue,
 };
+pub use relay::RelayHost;
 use uuid::Uuid;
 
 pub const CLIENT: PeerId = PeerId(Uuid::from_u128(1));
@@ -27,10 +30,17 @@ pub struct Pair {
     pub now: Instant,
     pub client: End,
     pub gateway: End,
-    /// Datagrams under way: to the gateway or not, from, to, payload.
-    wire: VecDeque<(SocketAddr, SocketAddr, Vec<u8>)>,
+    pub relays: Vec<RelayHost>,
+    /// Datagrams under way, by arrival and number: from, to, payload.
+    wire: BTreeMap<(Instant, usize), (SocketAddr, SocketAddr, Vec<u8>)>,
     /// Says which datagrams get lost.
     pub lose: fn(&[u8]) -> bool,
+    /// Says which addresses can't talk to each other: from, to.
+    pub blocked: fn(SocketAddr, SocketAddr) -> bool,
+    /// How long candidates take to the other end.
+    pub portal_latency: Duration,
+    signals: Vec<(Instant, bool, Event)>,
+    posted: usize,
     pub sent: usize,
 }
 
@@ -61,8 +71,13 @@ impl Pair {
             now,
             client: end(1, "192.0.2.1:52625"),
             gateway: end(2, "198.51.100.1:52625"),
-            wire: VecDeque::new(),
+            relays: Vec::new(),
+            wire: BTreeMap::new(),
             lose: |_| false,
+            blocked: |_, _| false,
+            portal_latency: Duration::ZERO,
+            signals: Vec::new(),
+            posted: 0,
             sent: 0,
         }
     }
@@ -105,12 +120,24 @@ impl Pair {
             self.settle();
             wakes += 1;
             assert!(wakes < 10_000, "a state machine wants to be woken without end");
-            let next = self.client.next_timeout.min(self.gateway.next_timeout);
+            let arrival = self.wire.keys().next().map(|(arrival, _)| *arrival);
+            let signal = self.signals.iter().map(|(at, ..)| *at).min();
+            let relays = self.relays.iter().filter_map(|relay| relay.next_timeout);
+            let next = [self.client.next_timeout, self.gateway.next_timeout]
+                .into_iter()
+                .chain(arrival)
+                .chain(signal)
+                .chain(relays)
+                .min()
+                .unwrap();
             if next > end {
                 self.now = end;
                 return;
             }
             self.now = self.now.max(next);
+            for relay in &mut self.relays {
+                relay.handle_timeout(self.now);
+            }
             self.client.node.handle_timeout(self.now);
             self.gateway.node.handle_timeout(self.now);
         }
@@ -120,8 +147,20 @@ impl Pair {
         loop {
             self.drain(true);
             self.drain(false);
-            let Some((from, to, payload)) = self.wire.pop_front() else { return };
-            if (self.lose)(&payload) {
+            self.deliver_signals();
+            self.drain(true);
+            self.drain(false);
+            let Some(entry) = self.wire.first_entry().filter(|e| e.key().0 <= self.now) else {
+                return;
+            };
+            let (from, to, payload) = entry.remove();
+            if (self.lose)(&payload) || (self.blocked)(from, to) {
+                continue;
+            }
+            if let Some(relay) = self.relays.iter_mut().find(|relay| relay.has(to)) {
+                for (from, to, payload) in relay.handle(from, to, &payload, self.now) {
+                    self.post(from, to, payload);
+                }
                 continue;
             }
             let now = self.now;
@@ -158,18 +197,36 @@ impl Pair {
         self.sent += 1;
         let Some(from) = path.local.or(end.addresses.first().copied()) else { return };
         if end.addresses.contains(&from) {
-            self.wire.push_back((from, path.remote, payload));
+            self.post(from, path.remote, payload);
+        }
+    }
+
+    fn post(&mut self, from: SocketAddr, to: SocketAddr, payload: Vec<u8>) {
+        let of_relay = |relay: &&RelayHost| relay.has(from) || relay.has(to);
+        let latency: Duration =
+            self.relays.iter().filter(of_relay).map(|relay| relay.latency).sum();
+        self.posted += 1;
+        self.wire.insert((self.now + latency, self.posted), (from, to, payload));
+    }
+
+    fn deliver_signals(&mut self) {
+        while let Some(at) = self.signals.iter().position(|(at, ..)| *at <= self.now) {
+            let (_, of_client, event) = self.signals.remove(at);
+            self.deliver_signal(of_client, &event);
         }
     }
 
     /// Candidates travel through the portal to the other end.
     fn signal(&mut self, of_client: bool, event: Event) {
-        let (mine, other, me) = if of_client {
-            (&mut self.client, &mut self.gateway, CLIENT)
-        } else {
-            (&mut self.gateway, &mut self.client, GATEWAY)
-        };
-        match &event {
+        let mine = if of_client { &mut self.client } else { &mut self.gateway };
+        mine.events.push(event.clone());
+        self.signals.push((self.now + self.portal_latency, of_client, event));
+    }
+
+    fn deliver_signal(&mut self, of_client: bool, event: &Event) {
+        let (other, me) =
+            if of_client { (&mut self.gateway, CLIENT) } else { (&mut self.client, GATEWAY) };
+        match event {
             Event::NewCandidates { candidates, .. } => {
                 for candidate in candidates {
                     other.node.add_remote_candidate(me, candidate, self.now);
@@ -182,7 +239,16 @@ impl Pair {
             }
             _ => {}
         }
-        mine.events.push(event);
+    }
+
+    /// Tells both ends what relays there are, each with credentials of its own.
+    pub fn announce_relays(&mut self) {
+        let now = self.now;
+        for (end, name) in [(&mut self.client, "client"), (&mut self.gateway, "gateway")] {
+            let relays: Vec<_> =
+                self.relays.iter().filter(|r| r.listed).map(|r| r.announce(name)).collect();
+            end.node.set_relays(&relays, now);
+        }
     }
 
     /// Sends a packet from the client through the batch way.

@@ -26,6 +26,8 @@ pub enum ClientEvent {
         /// SDP candidate attributes.
         candidates: Vec<String>,
     },
+    /// None of the relays works: ask the portal for others. Comes again, ever more rarely.
+    NoRelays,
     /// Tell the gateway that these candidates of ours are gone.
     InvalidatedCandidates {
         /// The gateway.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use connlib_link::{Event as LinkEvent, Node, NodeConfig, Output as LinkOutput};
+use connlib_link::{Event as LinkEvent, Node, NodeConfig, Output as LinkOutput, Relay};
 use connlib_packet::control::Event as ControlEvent;
 use connlib_packet::{IcmpError, plan};
 use ipnet::IpNet;
@@ -101,9 +101,9 @@ impl ClientTunnel {
         self.node.set_local_addresses(hosts, now);
     }
 
-    /// Replaces the servers that are asked for our server-reflexive addresses.
-    pub fn set_stun_servers(&mut self, servers: &[SocketAddr], now: Instant) {
-        self.node.set_stun_servers(servers, now);
+    /// Replaces the servers that are asked for our server-reflexive addresses, and relay for us if they do that.
+    pub fn set_relays(&mut self, relays: &[Relay], now: Instant) {
+        self.node.set_relays(relays, now);
     }
 
     /// Takes over what the portal says about our interface.
@@ -213,6 +213,7 @@ impl ClientTunnel {
     /// Says goodbye to all gateways. Send what comes out, and no more.
     pub fn shutdown(&mut self, now: Instant) {
         self.leave_all(now);
+        self.node.release_relays(now);
     }
 
     pub(super) fn leave_all(&mut self, now: Instant) {
@@ -294,6 +295,7 @@ impl ClientTunnel {
             LinkEvent::PathChanged { peer, path } => {
                 self.event(ClientEvent::GatewayPathChanged { gateway: peer.into(), path });
             }
+            LinkEvent::NoRelays => self.event(ClientEvent::NoRelays),
             LinkEvent::Failed { peer, failure } => self.forget_gateway(peer.into(), Some(failure)),
         }
     }

@@ -16,6 +16,8 @@ pub enum GatewayEvent {
         /// SDP candidate attributes, best first.
         candidates: Vec<String>,
     },
+    /// None of the relays works: ask the portal for others. Comes again, ever more rarely.
+    NoRelays,
     /// Tell the client that these candidates of ours are gone.
     InvalidatedCandidates {
         /// The client.
@@ -85,6 +87,7 @@ impl From<Event> for GatewayEvent {
             }
             Event::Connected { peer, path } => Self::ClientConnected { client: peer.into(), path },
             Event::PathChanged { peer, path } => Self::PathChanged { client: peer.into(), path },
+            Event::NoRelays => Self::NoRelays,
             Event::Failed { peer, failure } => {
                 Self::ClientGone { client: peer.into(), reason: Gone::LinkFailed(failure) }
             }

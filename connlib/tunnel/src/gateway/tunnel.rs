@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use connlib_link::{Datagram, Node, NodeConfig, Opened, Path, SealError, SendQueue, Upsert};
+use connlib_link::{Datagram, Node, NodeConfig, Opened, Path, Relay, SealError, SendQueue, Upsert};
 use connlib_packet::{Ecn, Offload, PacketBatch, TunPacket, control, plan};
 
 use super::authorization::{Authorization, AuthorizeError, Retained};
@@ -68,9 +68,9 @@ impl GatewayTunnel {
         self.node.set_local_addresses(hosts, now);
     }
 
-    /// Replaces the servers that are asked for our server-reflexive addresses.
-    pub fn set_stun_servers(&mut self, servers: &[SocketAddr], now: Instant) {
-        self.node.set_stun_servers(servers, now);
+    /// Replaces the servers that are asked for our server-reflexive addresses, and relay for us if they do that.
+    pub fn set_relays(&mut self, relays: &[Relay], now: Instant) {
+        self.node.set_relays(relays, now);
     }
 
     /// Lets a client reach a resource, and makes sure that there is a link to it. The same again changes nothing but
@@ -254,6 +254,7 @@ impl GatewayTunnel {
             self.peers.settle(slot);
         }
         self.node.clear();
+        self.node.release_relays(now);
         self.forget_decisions();
     }
 

@@ -12,8 +12,8 @@ use connlib_tunnel::client::{
 };
 use connlib_tunnel::{Datagrams, GatewayId, Output};
 
-use super::{Alarm, BATCH, Effect, flush};
-use crate::internet::{Datagram, Node, STUN_V4, STUN_V6};
+use super::{Alarm, BATCH, Effect, flush, stun_server};
+use crate::internet::{Datagram, Node};
 use crate::model::ProbeId;
 use crate::portal::{Candidates, ToClient, ToPortal, addresses};
 
@@ -128,7 +128,7 @@ impl ClientHost {
             ToClient::Init { interface, resources } => {
                 self.tunnel.set_interface(interface, now);
                 self.tunnel.set_resources(resources, now);
-                self.tunnel.set_stun_servers(&[STUN_V4, STUN_V6], now);
+                self.tunnel.set_relays(&[stun_server()], now);
                 self.tunnel.handle_portal_connected(now);
             }
             ToClient::ResourceChanged(resource) => self.tunnel.upsert_resource(resource, now),
@@ -225,6 +225,7 @@ impl ClientHost {
                 let candidates = Candidates { is_added: false, list: candidates };
                 out.push(Effect::Portal(ToPortal::ToGateway { gateway, candidates }));
             }
+            ClientEvent::NoRelays => out.push(Effect::Note("no relay works".into())),
             ClientEvent::TunConfig(config) => {
                 if self.tun.as_ref() == Some(&config) {
                     out.push(Effect::Violation("an interface that did not change".into()));

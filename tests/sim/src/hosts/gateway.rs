@@ -13,8 +13,8 @@ use connlib_tunnel::{
     ResolutionId, ResolveError, ResourceId,
 };
 
-use super::{Alarm, BATCH, Effect, flush};
-use crate::internet::{Datagram, Node, STUN_V4, STUN_V6};
+use super::{Alarm, BATCH, Effect, flush, stun_server};
+use crate::internet::{Datagram, Node};
 use crate::model::ProbeId;
 use crate::portal::{Candidates, ToGateway, ToPortal, addresses};
 
@@ -139,7 +139,7 @@ impl GatewayHost {
                     None => false,
                 });
                 self.tunnel.retain_authorizations(authorizations, now);
-                self.tunnel.set_stun_servers(&[STUN_V4, STUN_V6], now);
+                self.tunnel.set_relays(&[stun_server()], now);
             }
             ToGateway::Create { reference, authorization } => {
                 let told = Told {
@@ -275,6 +275,7 @@ impl GatewayHost {
                 let candidates = Candidates { is_added: false, list: candidates };
                 out.push(Effect::Portal(ToPortal::ToClient { client, candidates }));
             }
+            GatewayEvent::NoRelays => out.push(Effect::Note("no relay works".into())),
             GatewayEvent::ResolveName { id, name } => {
                 out.push(Effect::Resolve(id, name.as_str().to_owned()));
             }

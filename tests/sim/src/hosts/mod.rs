@@ -7,12 +7,15 @@ use std::time::Instant;
 
 use connlib_link::{SendQueue, Transmit};
 use connlib_packet::Ecn;
-use connlib_tunnel::ResolutionId;
 use connlib_tunnel::client::DnsQuery;
+use connlib_tunnel::{Relay, ResolutionId};
 
 pub(crate) use client::ClientHost;
 pub(crate) use gateway::GatewayHost;
 
+use uuid::Uuid;
+
+use crate::internet::{STUN_V4, STUN_V6};
 use crate::model::ProbeId;
 use crate::portal::ToPortal;
 
@@ -33,6 +36,11 @@ pub(crate) enum Effect {
     Note(String),
     /// Something that must not be.
     Violation(String),
+}
+
+/// The server that tells hosts their addresses, as the portal announces it.
+fn stun_server() -> Relay {
+    Relay { id: Uuid::from_u128(0x57), addresses: vec![STUN_V4, STUN_V6], credentials: None }
 }
 
 /// Bytes of a batch: room for a run of datagrams.

@@ -1,0 +1,536 @@
+//! One allocation on a relay (RFC 8656).
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use rand_chacha::ChaCha20Rng;
+use uuid::Uuid;
+
+use super::channels::{Channels, Outbound};
+use super::requests::{Due, Purpose, Request, Requests};
+use super::session::{RelayCredentials, Session};
+use crate::output::{Path, Transmit};
+use crate::stun::Transaction;
+use crate::stun::message::{Attribute, Builder, Class, Message, Method};
+
+/// UDP, in REQUESTED-TRANSPORT (RFC 8656 §18.7).
+const UDP: [u8; 4] = [17, 0, 0, 0];
+
+/// IPv6, in ADDITIONAL-ADDRESS-FAMILY (RFC 8656 §18.6): in addition to IPv4.
+const IPV6: [u8; 4] = [2, 0, 0, 0];
+
+/// What a relay grants that does not say for how long (RFC 8656 §3.2).
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(600);
+
+/// What a relay may grant: less would be a flood of refreshes, more would be believed in after a restart.
+const LIFETIMES: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(30)..=Duration::from_secs(3600);
+
+/// The relay has not answered what should be answered for so long: it is asked whether it is there.
+const ASK_AFTER: Duration = Duration::from_millis(500);
+
+/// It has not answered that either: it is gone, or its network is.
+const SILENCE: Duration = Duration::from_millis(1500);
+
+/// The same is asked so often with another nonce or other credentials.
+const MAX_TRIES: u8 = 4;
+
+/// A refresh that the relay refused for no reason that we know is tried again after this.
+const REFRESH_AGAIN: Duration = Duration::from_secs(30);
+
+/// Where relays' requests go, and where they take randomness from.
+pub(super) struct Outbox {
+    pub(super) transmits: VecDeque<Transmit>,
+    pub(super) rng: ChaCha20Rng,
+}
+
+/// How datagrams travel between us and the relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carrier {
+    /// By UDP between these addresses.
+    Udp { local: SocketAddr, server: SocketAddr },
+}
+
+impl Carrier {
+    pub(super) fn path(self) -> Path {
+        match self {
+            Self::Udp { local, server } => Path { local: Some(local), remote: server },
+        }
+    }
+}
+
+/// How far an allocation has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// The relay has been asked. `resets`: how often it said that it knows another one of ours.
+    Asked { resets: u8 },
+    /// Packets can travel.
+    Granted { since: Instant },
+    /// There is none.
+    Failed(Refusal),
+}
+
+/// Why there is no allocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    Silence,
+    Credentials,
+    /// The code of RFC 8656 §19.
+    Error(u16),
+    /// It is given back.
+    Released,
+}
+
+pub(super) struct Allocation {
+    relay: Uuid,
+    carrier: Carrier,
+    round_trip: Duration,
+    session: Session,
+    /// The credentials that the relay is known to accept, while newer ones are tried.
+    proven: Option<Session>,
+    /// Newer credentials were refused: this allocation can't go on with them.
+    is_outdated: bool,
+    state: State,
+    /// By family: IPv4, IPv6.
+    relayed: [Option<SocketAddr>; 2],
+    requests: Requests,
+    /// Channels to be bound once there is room for more requests.
+    waiting: VecDeque<u16>,
+    channels: Channels,
+    refresh_at: Option<Instant>,
+    expires_at: Instant,
+    /// The first thing sent that nothing has come after.
+    silent_since: Option<Instant>,
+    heard: Option<Instant>,
+    watch_at: Option<Instant>,
+}
+
+impl Allocation {
+    /// Asks a relay for an allocation.
+    pub(super) fn new(
+        relay: Uuid,
+        carrier: Carrier,
+        round_trip: Duration,
+        credentials: RelayCredentials,
+        now: Instant,
+        out: &mut Outbox,
+    ) -> Self {
+        let mut allocation = Self {
+            relay,
+            carrier,
+            round_trip,
+            session: Session::new(credentials),
+            proven: None,
+            is_outdated: false,
+            state: State::Asked { resets: 0 },
+            relayed: [None; 2],
+            requests: Requests::default(),
+            waiting: VecDeque::new(),
+            channels: Channels::default(),
+            refresh_at: None,
+            expires_at: now,
+            silent_since: None,
+            heard: None,
+            watch_at: None,
+        };
+        allocation.ask(Purpose::Allocate, 0, now, out);
+        allocation
+    }
+
+    pub(super) fn relay(&self) -> Uuid {
+        self.relay
+    }
+
+    pub(super) fn carrier(&self) -> Carrier {
+        self.carrier
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.state
+    }
+
+    pub(super) fn round_trip(&self) -> Duration {
+        self.round_trip
+    }
+
+    pub(super) fn set_round_trip(&mut self, round_trip: Duration) {
+        self.round_trip = round_trip;
+    }
+
+    /// Our addresses at the relay.
+    pub(super) fn relayed(&self) -> impl Iterator<Item = SocketAddr> {
+        self.relayed.into_iter().flatten()
+    }
+
+    /// Whether this is one of our addresses at the relay.
+    pub(super) fn has(&self, relayed: SocketAddr) -> bool {
+        self.relayed[usize::from(relayed.is_ipv6())] == Some(relayed)
+    }
+
+    /// Whether it ends sooner or later, as the relay does not accept the credentials that are valid now.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.is_outdated
+    }
+
+    pub(super) fn credentials(&self) -> &RelayCredentials {
+        self.session.credentials()
+    }
+
+    /// Since when the relay has been silent, if that is too long.
+    pub(super) fn silent_since(&self, now: Instant) -> Option<Instant> {
+        let is_granted = matches!(self.state, State::Granted { .. });
+        self.silent_since.filter(|since| is_granted && now >= *since + self.silence())
+    }
+
+    /// Whether anything came from the relay after this.
+    pub(super) fn has_answered_since(&self, since: Instant) -> bool {
+        self.heard.is_some_and(|heard| heard > since)
+    }
+
+    /// Goes on with other credentials for the same user: a refresh shows whether the relay lets us.
+    pub(super) fn set_credentials(
+        &mut self,
+        credentials: RelayCredentials,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        let session = self.session.with(credentials);
+        self.is_outdated = false;
+        match self.state {
+            State::Granted { .. } => {
+                let old = std::mem::replace(&mut self.session, session);
+                self.proven.get_or_insert(old);
+                self.ask(Purpose::Refresh, 0, now, out);
+            }
+            State::Asked { .. } | State::Failed(_) => {
+                self.session = session;
+                self.begin(0, now, out);
+            }
+        }
+    }
+
+    /// Asks whether the relay still knows the allocation.
+    pub(super) fn probe(&mut self, now: Instant, out: &mut Outbox) {
+        let is_granted = matches!(self.state, State::Granted { .. });
+        if is_granted && !self.requests.has(Purpose::Refresh) {
+            self.ask(Purpose::Refresh, 0, now, out);
+        }
+    }
+
+    /// Gives the allocation back.
+    pub(super) fn release(&mut self, now: Instant, out: &mut Outbox) {
+        // Should this get lost, the allocation ends by itself.
+        self.ask(Purpose::Release, 0, now, out);
+        self.withdraw();
+        self.state = State::Failed(Refusal::Released);
+    }
+
+    /// The number of the channel to a peer. `None`: there is no way to it.
+    pub(super) fn outbound(
+        &mut self,
+        peer: SocketAddr,
+        now: Instant,
+        out: &mut Outbox,
+    ) -> Option<u16> {
+        match self.channels.outbound(peer) {
+            Outbound::Ready(number) => {
+                self.note_sent(now);
+                Some(number)
+            }
+            Outbound::Bind(number) => {
+                self.bind(number, now, out);
+                Some(number)
+            }
+            Outbound::Nowhere => None,
+        }
+    }
+
+    /// Who sent a datagram that came by a channel, and to which address of ours.
+    pub(super) fn inbound(
+        &mut self,
+        number: u16,
+        now: Instant,
+    ) -> Option<(SocketAddr, SocketAddr)> {
+        self.note_received(now);
+        let peer = self.channels.inbound(number)?;
+        Some((self.relayed_like(peer)?, peer))
+    }
+
+    /// Our address at the relay that a peer sees.
+    pub(super) fn relayed_like(&self, peer: SocketAddr) -> Option<SocketAddr> {
+        self.relayed[usize::from(peer.is_ipv6())]
+    }
+
+    /// Takes a message from the relay. False: it answers none of our requests.
+    pub(super) fn handle_response(
+        &mut self,
+        message: &Message<'_>,
+        now: Instant,
+        out: &mut Outbox,
+    ) -> bool {
+        let transaction = message.transaction();
+        if !self.requests.awaits(transaction) {
+            return false;
+        }
+        if message.is_success() && !self.session.is_authentic(message) {
+            tracing::debug!(relay = %self.relay, "ignored an answer without proof of who sent it");
+            return true;
+        }
+        let code = message.error_code();
+        if !message.is_success() && code.is_none() {
+            return true;
+        }
+        let Some(request) = self.requests.take(transaction) else { return false };
+        self.note_received(now);
+        match code {
+            None => self.handle_success(request.purpose, message, now, out),
+            // An error proves nothing about its sender (most can't be signed); whoever knows the transaction's id can
+            // as well keep all datagrams from us.
+            Some(code) => self.handle_error(&request, code, message, now, out),
+        }
+        self.bind_waiting(now, out);
+        true
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        let expiry = matches!(self.state, State::Granted { .. }).then_some(self.expires_at);
+        let channels = self.channels.next_timeout();
+        let requests = self.requests.next_timeout();
+        [expiry, channels, requests, self.refresh_at, self.watch_at].into_iter().flatten().min()
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant, out: &mut Outbox) {
+        while let Some(due) = self.requests.due(now) {
+            match due {
+                Due::Repeat(payload) => self.transmit(payload, now, out),
+                Due::GiveUp(Purpose::Bind(number)) => self.channels.refused(number, now),
+                Due::GiveUp(_) => self.fail(Refusal::Silence),
+            }
+        }
+        if let State::Granted { .. } = self.state
+            && now >= self.expires_at
+        {
+            match self.is_outdated {
+                true => self.fail(Refusal::Credentials),
+                false => self.begin(0, now, out),
+            }
+        }
+        if self.refresh_at.is_some_and(|at| now >= at) {
+            self.refresh_at = None;
+            self.probe(now, out);
+        }
+        while let Some(number) = self.channels.due(now) {
+            self.bind(number, now, out);
+        }
+        if self.watch_at.is_some_and(|at| now >= at) {
+            self.watch(now, out);
+        }
+        self.bind_waiting(now, out);
+    }
+
+    /// Looks whether the relay has answered what was sent.
+    fn watch(&mut self, now: Instant, out: &mut Outbox) {
+        let Some(since) = self.silent_since else {
+            self.watch_at = None;
+            return;
+        };
+        let (ask, silence) = (since + self.ask_after(), since + self.silence());
+        self.watch_at = [ask, silence].into_iter().find(|at| *at > now);
+        if now >= ask {
+            self.probe(now, out);
+        }
+    }
+
+    fn ask_after(&self) -> Duration {
+        ASK_AFTER.max(self.round_trip * 2)
+    }
+
+    fn silence(&self) -> Duration {
+        self.ask_after() + SILENCE.max(self.round_trip * 3)
+    }
+
+    fn note_sent(&mut self, now: Instant) {
+        if self.silent_since.is_none() {
+            self.silent_since = Some(now);
+            // What is set already looks again when it is due: there is no timer for each packet.
+            self.watch_at.get_or_insert(now + ASK_AFTER.max(self.round_trip * 2));
+        }
+    }
+
+    fn note_received(&mut self, now: Instant) {
+        self.silent_since = None;
+        self.heard = Some(now);
+    }
+
+    /// Begins anew: whatever the relay knew is gone.
+    fn begin(&mut self, resets: u8, now: Instant, out: &mut Outbox) {
+        self.withdraw();
+        self.state = State::Asked { resets };
+        self.ask(Purpose::Allocate, 0, now, out);
+    }
+
+    fn fail(&mut self, refusal: Refusal) {
+        tracing::debug!(relay = %self.relay, ?refusal, "no allocation");
+        self.withdraw();
+        self.state = State::Failed(refusal);
+    }
+
+    fn withdraw(&mut self) {
+        self.requests.clear();
+        self.waiting.clear();
+        self.channels = Channels::default();
+        self.relayed = [None; 2];
+        self.refresh_at = None;
+    }
+
+    fn bind(&mut self, number: u16, now: Instant, out: &mut Outbox) {
+        if self.requests.has_room() {
+            self.ask(Purpose::Bind(number), 0, now, out);
+        } else {
+            self.waiting.push_back(number);
+        }
+    }
+
+    fn bind_waiting(&mut self, now: Instant, out: &mut Outbox) {
+        while self.requests.has_room()
+            && let Some(number) = self.waiting.pop_front()
+        {
+            self.ask(Purpose::Bind(number), 0, now, out);
+        }
+    }
+
+    fn ask(&mut self, purpose: Purpose, tries: u8, now: Instant, out: &mut Outbox) {
+        let mut transaction: Transaction = [0; 12];
+        out.rng.fill_bytes(&mut transaction);
+        let message = |method| Builder::new(method, Class::Request, transaction);
+        let message = match purpose {
+            Purpose::Allocate => message(Method::Allocate)
+                .attribute(Attribute::RequestedTransport, &UDP)
+                .attribute(Attribute::AdditionalAddressFamily, &IPV6),
+            Purpose::Refresh => message(Method::Refresh),
+            Purpose::Release => message(Method::Refresh).attribute(Attribute::Lifetime, &[0; 4]),
+            Purpose::Bind(number) => {
+                let Some(peer) = self.channels.peer(number) else { return };
+                let [high, low] = number.to_be_bytes();
+                message(Method::ChannelBind)
+                    .attribute(Attribute::ChannelNumber, &[high, low, 0, 0])
+                    .xor_address(Attribute::XorPeerAddress, peer)
+            }
+        };
+        let payload = self.session.sign(message);
+        let round_trip = self.round_trip;
+        let request = Request::new(purpose, transaction, tries, payload.clone(), round_trip, now);
+        self.requests.add(request);
+        self.transmit(payload, now, out);
+    }
+
+    fn transmit(&mut self, payload: Vec<u8>, now: Instant, out: &mut Outbox) {
+        self.note_sent(now);
+        out.transmits.push_back(Transmit { path: self.carrier.path(), payload });
+    }
+
+    fn handle_success(
+        &mut self,
+        purpose: Purpose,
+        message: &Message<'_>,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        // Whatever was signed with, the relay takes it.
+        self.proven = None;
+        match purpose {
+            Purpose::Allocate => {
+                for address in message.xor_addresses(Attribute::XorRelayedAddress) {
+                    self.relayed[usize::from(address.is_ipv6())].get_or_insert(address);
+                }
+                if self.relayed == [None; 2] {
+                    return self.fail(Refusal::Error(0));
+                }
+                self.state = State::Granted { since: now };
+                self.live_on(message, now);
+                tracing::debug!(relay = %self.relay, relayed = ?self.relayed, "allocated");
+            }
+            Purpose::Refresh => self.live_on(message, now),
+            Purpose::Release => self.begin_after_release(now, out),
+            Purpose::Bind(number) => self.channels.bound(number, now),
+        }
+    }
+
+    fn live_on(&mut self, message: &Message<'_>, now: Instant) {
+        let lifetime = message.number(Attribute::Lifetime).map(u64::from);
+        let lifetime = lifetime.map_or(DEFAULT_LIFETIME, Duration::from_secs);
+        let lifetime = lifetime.clamp(*LIFETIMES.start(), *LIFETIMES.end());
+        self.expires_at = now + lifetime;
+        self.refresh_at = Some(now + lifetime / 2);
+    }
+
+    /// What was there before is gone: now there is room for ours.
+    fn begin_after_release(&mut self, now: Instant, out: &mut Outbox) {
+        if let State::Asked { .. } = self.state {
+            self.ask(Purpose::Allocate, 0, now, out);
+        }
+    }
+
+    fn handle_error(
+        &mut self,
+        request: &Request,
+        code: u16,
+        message: &Message<'_>,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        let purpose = request.purpose;
+        // RFC 8489 §9.2.5: 401 says that there was no nonce, 438 that it was too old.
+        let is_challenge = matches!(code, 401 | 438);
+        if is_challenge && request.tries < MAX_TRIES {
+            // Another request may have learned the same already.
+            let is_new = self.session.adopt(message);
+            if is_new || code == 438 {
+                return self.ask(purpose, request.tries + 1, now, out);
+            }
+        }
+        tracing::debug!(relay = %self.relay, ?purpose, code, "refused");
+        match (purpose, code) {
+            (_, 401 | 438 | 441) => self.handle_bad_credentials(purpose, request.tries, now, out),
+            (Purpose::Release, _) => self.begin_after_release(now, out),
+            (Purpose::Allocate, 437) => match self.state {
+                // The relay knows an allocation of this address: an answer was lost, or we were restarted.
+                State::Asked { resets } if resets < 2 => {
+                    self.state = State::Asked { resets: resets + 1 };
+                    self.ask(Purpose::Release, 0, now, out);
+                }
+                _ => self.fail(Refusal::Error(code)),
+            },
+            (Purpose::Allocate, _) => self.fail(Refusal::Error(code)),
+            (_, 437) => self.begin(0, now, out),
+            (Purpose::Refresh, _) => self.refresh_at = Some(now + REFRESH_AGAIN),
+            (Purpose::Bind(number), _) => self.channels.refused(number, now),
+        }
+    }
+
+    fn handle_bad_credentials(
+        &mut self,
+        purpose: Purpose,
+        tries: u8,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        if let Some(proven) = self.proven.take() {
+            // RFC 8656 §5: whoever made the allocation goes on with it, by nothing but the credentials of that time.
+            self.session = proven;
+            self.is_outdated = true;
+            return self.ask(purpose, tries.saturating_sub(1), now, out);
+        }
+        match purpose {
+            // Somebody else's, it seems: it is for them to give it back.
+            Purpose::Allocate | Purpose::Release => self.fail(Refusal::Credentials),
+            Purpose::Refresh => self.is_outdated = true,
+            Purpose::Bind(number) => {
+                self.is_outdated = true;
+                self.channels.refused(number, now);
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What a relay has been asked and has not answered yet.
+
+use std::time::{Duration, Instant};
+
+use crate::stun::Transaction;
+
+/// Requests that may wait for answers at a time.
+const MAX_REQUESTS: usize = 64;
+
+/// A request is repeated after this at first, unless the relay is further away. RFC 8489 §6.2.1 says 500 ms and twice
+/// as long each time; but somebody waits, and few requests make no congestion.
+const FIRST_GAP: Duration = Duration::from_millis(250);
+
+/// How often it is repeated at that pace.
+const QUICK: u32 = 4;
+
+const MAX_GAP: Duration = Duration::from_secs(2);
+
+/// After this nobody waits for the answer any more.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// What a request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Allocate,
+    Refresh,
+    /// Gives the allocation back.
+    Release,
+    /// Binds a channel.
+    Bind(u16),
+}
+
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) purpose: Purpose,
+    pub(super) transaction: Transaction,
+    /// How often the same was asked with another nonce or other credentials.
+    pub(super) tries: u8,
+    pub(super) payload: Vec<u8>,
+    started: Instant,
+    repeat_at: Instant,
+    gap: Duration,
+    repeated: u32,
+}
+
+impl Request {
+    pub(super) fn new(
+        purpose: Purpose,
+        transaction: Transaction,
+        tries: u8,
+        payload: Vec<u8>,
+        round_trip: Duration,
+        now: Instant,
+    ) -> Self {
+        let gap = FIRST_GAP.max(round_trip * 3 / 2).min(MAX_GAP);
+        let (started, repeat_at) = (now, now + gap);
+        Self { purpose, transaction, tries, payload, started, repeat_at, gap, repeated: 0 }
+    }
+}
+
+/// All requests of an allocation.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    requests: Vec<Request>,
+}
+
+/// What a timeout wants.
+pub(super) enum Due {
+    /// Send this once more.
+    Repeat(Vec<u8>),
+    /// This has not been answered in time.
+    GiveUp(Purpose),
+}
+
+impl Requests {
+    pub(super) fn has_room(&self) -> bool {
+        self.requests.len() < MAX_REQUESTS
+    }
+
+    pub(super) fn has(&self, purpose: Purpose) -> bool {
+        self.requests.iter().any(|request| request.purpose == purpose)
+    }
+
+    pub(super) fn add(&mut self, request: Request) {
+        self.requests.push(request);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.requests.clear();
+    }
+
+    pub(super) fn awaits(&self, transaction: Transaction) -> bool {
+        self.requests.iter().any(|request| request.transaction == transaction)
+    }
+
+    pub(super) fn take(&mut self, transaction: Transaction) -> Option<Request> {
+        let at = self.requests.iter().position(|request| request.transaction == transaction)?;
+        Some(self.requests.swap_remove(at))
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.requests.iter().map(|request| request.repeat_at).min()
+    }
+
+    /// Something that is due now. Call it until it returns `None`.
+    pub(super) fn due(&mut self, now: Instant) -> Option<Due> {
+        let at = self.requests.iter().position(|request| request.repeat_at <= now)?;
+        let request = &mut self.requests[at];
+        // A refresh is also how we notice that a relay is back.
+        if now >= request.started + PATIENCE && request.purpose != Purpose::Refresh {
+            return Some(Due::GiveUp(self.requests.swap_remove(at).purpose));
+        }
+        request.repeated += 1;
+        if request.repeated > QUICK {
+            request.gap = (request.gap * 2).min(MAX_GAP);
+        }
+        request.repeat_at = now + request.gap;
+        Some(Due::Repeat(request.payload.clone()))
+    }
+}
