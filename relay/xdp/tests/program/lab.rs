@@ -93,6 +93,12 @@ impl Lab {
         Self { xdp, model: Model::new(config) }
     }
 
+    /// A relay whose program sees real packets.
+    pub(crate) fn attached(config: Config) -> Self {
+        let (xdp, _) = Xdp::attach(&config).unwrap();
+        Self { xdp, model: Model::new(config) }
+    }
+
     /// A binding, and its port.
     pub(crate) fn bind(&mut self, binding: Binding) {
         self.xdp.add_port(binding.allocation_port, family(binding.peer)).unwrap();
@@ -118,7 +124,7 @@ fn family(address: SocketAddr) -> Family {
     if address.is_ipv4() { Family::V4 } else { Family::V6 }
 }
 
-fn lay_out() {
+pub(crate) fn lay_out() {
     ip("link set lo up");
     for interface in [UPLINK, SIDE, FOREIGN] {
         ip(&format!("link add {interface} type veth peer name {interface}-far"));
