@@ -40,7 +40,7 @@ impl<'a> Message<'a> {
     pub(crate) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (header, attributes) = bytes.split_first_chunk::<HEADER>()?;
         let len = u16::from_be_bytes([header[2], header[3]]);
-        if header[0] > 3
+        if header[0] > 0x3f
             || header[4..8] != MAGIC_COOKIE
             || usize::from(len) != attributes.len()
             || len % 4 != 0
@@ -160,4 +160,111 @@ fn attribute_at(bytes: &[u8], at: usize) -> Option<Attribute<'_>> {
     // The padding has to be there as well.
     rest.get(..len.next_multiple_of(4))?;
     Some((u16::from_be_bytes([a, b]), &rest[..len]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use data_encoding::HEXLOWER;
+
+    /// Passwords of the recording's users; the salt tells them apart.
+    const PASSWORDS: [&str; 2] = [
+        "2Phn0wzTPdglcqcRgJUkds1XsIzYlT9e+x/xRQ/MPsw",
+        "/w76akdw64EhLrSIkmJl8fwnDIaaXCA4GTkq9GoItfQ",
+    ];
+
+    fn recorded() -> impl Iterator<Item = Vec<u8>> {
+        include_str!("../../tests/server/relay.jsonl").lines().map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            HEXLOWER.decode(line["payload"].as_str().unwrap().as_bytes()).unwrap()
+        })
+    }
+
+    #[test]
+    fn recorded_messages_are_understood() {
+        let (mut signed, mut with_fingerprint) = (0, 0);
+        for datagram in recorded() {
+            let message = match datagram[0] {
+                0x40 => &datagram[4..4 + usize::from(datagram[3])],
+                _ => &datagram,
+            };
+            // The rest is WireGuard's.
+            if message.get(4..8) != Some(&MAGIC_COOKIE) {
+                continue;
+            }
+            let message = Message::parse(message).unwrap();
+            with_fingerprint += usize::from(message.has_fingerprint);
+            let Some(user) =
+                message.first(attribute::REALM).and(message.first(attribute::USERNAME))
+            else {
+                continue;
+            };
+            let user = str::from_utf8(user).unwrap();
+            let is_signed =
+                |password: &&str| message.is_signed_with(&Key::new(user, "firezone", password));
+            assert_eq!(PASSWORDS.into_iter().filter(is_signed).count(), 1);
+            assert_eq!(message.integrity(), Some(Algorithm::Sha1));
+            signed += 1;
+        }
+        assert!(signed >= 8 && with_fingerprint > 40, "{signed} {with_fingerprint}");
+    }
+
+    #[test]
+    fn any_other_byte_breaks_integrity_or_form() {
+        let is_allocate = |datagram: &Vec<u8>| datagram[..2] == [0, 3] && datagram.len() > 150;
+        let datagram = recorded().find(is_allocate).unwrap();
+        let is_fine = |datagram: &[u8]| {
+            Message::parse(datagram).is_some_and(|message| {
+                PASSWORDS.iter().any(|password| {
+                    let user = message.first(attribute::USERNAME).unwrap_or_default();
+                    let user = str::from_utf8(user).unwrap_or_default();
+                    message.is_signed_with(&Key::new(user, "firezone", password))
+                })
+            })
+        };
+        assert!(is_fine(&datagram));
+        for at in 0..datagram.len() {
+            let mut other = datagram.clone();
+            other[at] ^= 0x20;
+            assert!(!is_fine(&other), "byte {at}");
+        }
+        for len in 0..datagram.len() {
+            assert!(Message::parse(&datagram[..len]).is_none());
+        }
+        assert!(Message::parse(&[datagram, vec![0; 4]].concat()).is_none());
+    }
+
+    #[test]
+    fn what_follows_integrity_is_ignored() {
+        let datagram = recorded().find(|datagram| datagram[..2] == [0, 3]).unwrap();
+        let mut longer = datagram;
+        longer.extend([0, 6, 0, 1, b'x', 0, 0, 0, 0x7f, 0xff, 0, 0]);
+        let len = longer.len() as u16 - 20;
+        longer[2..4].copy_from_slice(&len.to_be_bytes());
+        let message = Message::parse(&longer).unwrap();
+        assert_ne!(message.first(attribute::USERNAME), Some(b"x".as_slice()));
+        assert_eq!(message.unknown().count(), 0);
+        let user = str::from_utf8(message.first(attribute::USERNAME).unwrap()).unwrap();
+        let keys = PASSWORDS.map(|password| Key::new(user, "firezone", password));
+        assert!(keys.iter().any(|key| message.is_signed_with(key)));
+    }
+
+    #[test]
+    fn class_and_method_are_taken_apart() {
+        for (kind, class, method) in [
+            (0x0001, Class::Request, 1),
+            (0x0011, Class::Indication, 1),
+            (0x0101, Class::Response, 1),
+            (0x0111, Class::Response, 1),
+            (0x0016, Class::Indication, 6),
+            (0x3eef, Class::Request, 0xfff),
+            (0x3fff, Class::Response, 0xfff),
+        ] {
+            let mut bytes = [0; HEADER];
+            bytes[..2].copy_from_slice(&u16::to_be_bytes(kind));
+            bytes[4..8].copy_from_slice(&MAGIC_COOKIE);
+            let message = Message::parse(&bytes).unwrap();
+            assert_eq!((message.class, message.method), (class, method));
+        }
+    }
 }
