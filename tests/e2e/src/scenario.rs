@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, Permissions},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     time::Duration,
@@ -12,9 +12,10 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     Lab, Namespace, Process,
+    log::Line,
     probe::{Echo, Probe},
     process::Command,
-    topology::{Direct, Options, relay_addresses},
+    topology::{Direct, MAX_RELAYS, Options, relay_addresses},
     wait,
 };
 
@@ -24,6 +25,8 @@ pub mod event {
     pub const SIGNED_IN: &str = "signed in";
     /// Gateway and client: what the portal said about the interface is set up.
     pub const READY: &str = "ready";
+    /// Relay: the portal has accepted the token, and tells others of it.
+    pub const RELAY_READY: &str = "ready: joined the portal";
     /// Client: a packet or a query wants a resource, and the portal is asked.
     pub const AUTHORIZATION_REQUESTED: &str = "authorization requested";
     /// Gateway and client: a resource may be used. Fields: `resource`.
@@ -214,6 +217,7 @@ impl Scenario {
         let mut command = at
             .command("connlib-relay")
             .args(["--api-url", PORTAL_URL, "--name", &name, "--log-format", "json"])
+            .args(["--max-allocations", "64", "--max-streams", "64"])
             .args(&self.setup.relay_options)
             .arg("--token-file")
             .arg(self.token("relay", &name)?);
@@ -225,7 +229,7 @@ impl Scenario {
             }
         }
         let mut process = command.spawn_watched(&name)?;
-        process.wait_for(event::SIGNED_IN, DEADLINE)?;
+        process.wait_for(event::RELAY_READY, DEADLINE)?;
         Ok(process)
     }
 
@@ -338,6 +342,21 @@ impl Scenario {
     fn file(&self, name: &str) -> PathBuf {
         self.lab.directory().join(name)
     }
+}
+
+/// The path that a gateway or a client said last its packets take.
+pub fn path_of(peer: &Process) -> Option<Line> {
+    let log = peer.log();
+    let last = log.count(event::PATH_CHANGED).checked_sub(1);
+    last.and_then(|last| log.find_nth(event::PATH_CHANGED, last))
+        .or_else(|| log.find(event::PATH_ESTABLISHED))
+}
+
+/// The relay that a path leads through, counted from 0: the first whose address one of its ends has.
+pub fn relay_of(path: &Line) -> Option<u8> {
+    let end = |field| Some(path.text(field)?.parse::<SocketAddr>().ok()?.ip());
+    let ends = [end("local"), end("remote")];
+    (0..MAX_RELAYS).find(|index| relay_addresses(*index).iter().any(|ip| ends.contains(&Some(*ip))))
 }
 
 /// The binaries that a scenario starts, by package.

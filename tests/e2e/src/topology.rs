@@ -28,6 +28,9 @@ pub const OFFICE_PAGE: &str = "This page lives in the office.";
 /// What the web server on the internet says.
 pub const PUBLIC_PAGE: &str = "This page is for everybody.";
 
+/// Relays that there are addresses for.
+pub const MAX_RELAYS: u8 = 8;
+
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// The address families of the internet. The office always has both.
@@ -75,7 +78,7 @@ pub struct Options {
     pub nat: Nat,
     /// How the gateway's router translates, if it has one.
     pub gateway_nat: Option<Nat>,
-    /// How many relays there are.
+    /// How many relays there are, [`MAX_RELAYS`] at most.
     pub relays: u8,
     /// The faults of the cable between client and router. Without any it is the kernel's own.
     pub access: Impairment,
@@ -166,7 +169,7 @@ impl Direct {
 
         let gateway = lab.namespace("gateway")?;
         let gateway_router = lay_gateway(lab, &internet, &gateway, options)?;
-        let relays = (0..options.relays)
+        let relays = (0..options.relays.min(MAX_RELAYS))
             .map(|index| lay_relay(lab, &internet, index, options.underlay))
             .collect::<Result<_>>()?;
         let office = lab.switch("office")?;
