@@ -15,8 +15,7 @@ fn main() {
         return;
     };
     println!("cargo::rustc-cfg=has_program");
-    let is_newer = |source: &&str| newest(source).is_ok_and(|changed| changed > built);
-    if SOURCES.iter().any(|source| is_newer(source)) {
+    if SOURCES.iter().any(|source| newest(source).is_ok_and(|changed| changed > built)) {
         println!(
             "cargo::warning=the XDP program is older than its sources: run `cargo xtask ebpf`"
         );

@@ -59,7 +59,7 @@ impl Datagram {
             _ => return None,
         };
         let shape = Shape { family: datagram.family, framing: Framing::Udp };
-        let is_whole = shape.udp() + usize::from(datagram.length) <= packet.length();
+        let is_whole = packet.has(shape.udp() + usize::from(datagram.length & LONGEST));
         let is_sound = datagram.length >= shape.udp_length(0) && datagram.length <= LONGEST;
         (is_whole && is_sound).then_some(datagram)
     }

@@ -11,40 +11,40 @@ use crate::{
     route::Way,
 };
 
+/// What a packet brings to be relayed.
+pub struct Data {
+    /// How it came
+    pub framing: Framing,
+    /// Its length in bytes
+    pub length: u16,
+    /// How many bytes are behind it
+    pub padding: u16,
+    /// Those, and what is in front of it behind the UDP header, taken out of the checksum
+    pub removed: Sum,
+}
+
 /// What a packet is to become.
 pub struct Departure<'a> {
     pub source: &'a Address,
     /// A word, as the destination's is
     pub source_port: u16,
     pub to: &'a Leg,
-    /// How it came
-    arrived: Framing,
+    pub data: Data,
     framing: Framing,
-    /// Length of the application's data in bytes
-    pub payload: u16,
-    /// What is gone from behind the UDP header
-    removed: Sum,
 }
 
 impl<'a> Departure<'a> {
+    /// Channel data for a client.
     #[inline(always)]
-    pub fn to_client(
-        to: &'a Leg,
-        config: &'a Config,
-        arrived: Framing,
-        payload: u16,
-        removed: Sum,
-    ) -> Self {
+    pub fn to_client(to: &'a Leg, config: &'a Config, data: Data) -> Self {
         let source = &own(config, family_of(to)).local;
-        let source_port = config.listen_port;
-        Self { source, source_port, to, arrived, framing: Framing::Channel, payload, removed }
+        Self { source, source_port: config.listen_port, to, data, framing: Framing::Channel }
     }
 
+    /// A datagram for a peer, from an allocation.
     #[inline(always)]
-    pub fn to_peer(to: &'a Leg, own: &'a Own, payload: u16, removed: Sum) -> Self {
-        let arrived = Framing::Channel;
-        let (source, source_port) = (&own.local, to.tag);
-        Self { source, source_port, to, arrived, framing: Framing::Udp, payload, removed }
+    pub fn to_peer(to: &'a Leg, own: &'a Own, data: Data) -> Self {
+        Self { source: &own.local, source_port: to.tag, to, data, framing: Framing::Udp }
     }
 
     #[inline(always)]
@@ -55,7 +55,10 @@ impl<'a> Departure<'a> {
     /// The way that a datagram takes through the relay to become this.
     #[inline(always)]
     pub fn path(&self, datagram: &Datagram) -> Path {
-        Path { from: Shape { family: datagram.family, framing: self.arrived }, to: self.shape() }
+        Path {
+            from: Shape { family: datagram.family, framing: self.data.framing },
+            to: self.shape(),
+        }
     }
 
     #[inline(always)]
@@ -66,7 +69,7 @@ impl<'a> Departure<'a> {
     /// Length of the UDP header and what follows it, in bytes.
     #[inline(always)]
     pub fn length(&self) -> u16 {
-        self.shape().udp_length(self.payload)
+        self.shape().udp_length(self.data.length)
     }
 
     /// Makes a packet that was read as `datagram` into this. It is as it was if there is an error.
@@ -82,7 +85,7 @@ impl<'a> Departure<'a> {
         };
         // The front was just moved to fit, so it is there.
         written.ok_or(Pass::NoRoom)?;
-        packet.trim(self.shape(), self.length());
+        packet.trim(self.data.padding);
         Ok(())
     }
 
@@ -94,9 +97,9 @@ impl<'a> Departure<'a> {
             return if self.family() == Family::V4 { Ok(0) } else { Err(Pass::Checksum) };
         }
         let (old, new) = (word(datagram.length), word(self.length()));
-        let mut sum = self.removed;
+        let mut sum = self.data.removed;
         if let Framing::Channel = self.framing {
-            sum = sum.add(self.to.tag).add(word(self.payload));
+            sum = sum.add(self.to.tag).add(word(self.data.length));
         }
         // The length is summed twice: of the header, and of the pseudo-header.
         let sum = sum
@@ -174,7 +177,7 @@ impl<'a> Departure<'a> {
         if let Framing::Channel = self.framing {
             let front: &mut [u16; WORDS] = packet.front_mut()?;
             front[WORDS - 2] = self.to.tag;
-            front[WORDS - 1] = word(self.payload);
+            front[WORDS - 1] = word(self.data.length);
         }
         Some(())
     }

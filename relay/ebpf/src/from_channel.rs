@@ -5,7 +5,7 @@ use connlib_relay_xdp_types::{Address, Config, Framing, Leg, Pass, Shape, number
 use crate::{
     checksum::Sum,
     datagram::{Datagram, own},
-    departure::{Departure, family_of},
+    departure::{Data, Departure, family_of},
     maps,
     packet::Packet,
 };
@@ -35,20 +35,22 @@ pub fn decide<'a>(
 
     let client = Leg::new(datagram.family, datagram.source, datagram.source_port, channel);
     let to_peer = maps::other_leg(&maps::CHANNELS, &client).ok_or(Pass::NoChannel)?;
-    let removed =
-        without_padding(packet, arrived, payload, padding)?.remove(channel).remove(length);
+    let removed = without_padding(packet, arrived, payload, padding)?;
+    let removed = removed.remove(channel).remove(length);
+    let data = Data { framing: Framing::Channel, length: payload, padding, removed };
 
-    let own = own(config, family_of(to_peer));
-    if to_peer.address == own.public && own.public != Address::NONE {
-        // A packet to ourselves would leave and not come back. The other client knows this one by its allocation.
-        if !maps::is_allocated(family_of(to_peer), to_peer.port) {
-            return Err(Pass::NoPeer);
-        }
-        let peer = Leg::new(family_of(to_peer), own.public, to_peer.tag, to_peer.port);
-        let to_client = maps::other_leg(&maps::PEERS, &peer).ok_or(Pass::NoPeer)?;
-        return Ok(Departure::to_client(to_client, config, Framing::Channel, payload, removed));
+    let family = family_of(to_peer);
+    let own = own(config, family);
+    if to_peer.address != own.public || own.public == Address::NONE {
+        return Ok(Departure::to_peer(to_peer, own, data));
     }
-    Ok(Departure::to_peer(to_peer, own, payload, removed))
+    // A packet to ourselves would leave and not come back. The other client knows this one by its allocation.
+    if !maps::is_allocated(family, to_peer.port) {
+        return Err(Pass::NoPeer);
+    }
+    let peer = Leg::new(family, own.public, to_peer.tag, to_peer.port);
+    let to_client = maps::other_leg(&maps::PEERS, &peer).ok_or(Pass::NoPeer)?;
+    Ok(Departure::to_client(to_client, config, data))
 }
 
 /// Channel number and length, as words.

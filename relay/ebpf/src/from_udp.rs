@@ -2,7 +2,13 @@
 
 use connlib_relay_xdp_types::{Config, Framing, Leg, Pass};
 
-use crate::{Untouched, checksum::Sum, datagram::Datagram, departure::Departure, maps};
+use crate::{
+    Untouched,
+    checksum::Sum,
+    datagram::Datagram,
+    departure::{Data, Departure},
+    maps,
+};
 
 /// Where a peer's datagram goes: to the client that has bound a channel to the peer.
 #[inline(always)]
@@ -13,5 +19,7 @@ pub fn decide<'a>(datagram: &Datagram, config: &'a Config) -> Result<Departure<'
     let Datagram { family, source, source_port, destination_port, .. } = *datagram;
     let peer = Leg::new(family, source, source_port, destination_port);
     let to_client = maps::other_leg(&maps::PEERS, &peer).ok_or(Pass::NoPeer)?;
-    Ok(Departure::to_client(to_client, config, Framing::Udp, datagram.payload(), Sum::ZERO))
+    let length = datagram.payload();
+    let data = Data { framing: Framing::Udp, length, padding: 0, removed: Sum::ZERO };
+    Ok(Departure::to_client(to_client, config, data))
 }

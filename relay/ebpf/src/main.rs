@@ -64,7 +64,7 @@ fn forward(packet: Packet<'_>) -> Result<u32, Untouched> {
     let way = route::find(packet, &datagram, &departure)?;
     let path = departure.path(&datagram);
     departure.write(packet, &datagram, &way)?;
-    count(Outcome::Relayed(path), departure.payload);
+    count(Outcome::Relayed(path), departure.data.length);
     Ok(way.action())
 }
 

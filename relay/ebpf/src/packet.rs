@@ -8,9 +8,8 @@ use aya_ebpf::{
     helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
-use connlib_relay_xdp_types::{ETHERNET, Shape};
 
-/// The shortest frame that Ethernet carries, without its checksum. Shorter ones have something behind their packet.
+/// The shortest frame that Ethernet carries, without its checksum.
 const SHORTEST_FRAME: usize = 60;
 /// Beyond any frame's length that fits a page, and a bound that the verifier can work with.
 pub const LONGEST: u16 = 0x3fff;
@@ -40,24 +39,25 @@ impl<'a> Packet<'a> {
         unsafe { (*self.context).ingress_ifindex }
     }
 
-    /// Length of the frame in bytes.
+    /// Whether the frame has so many bytes. Its length itself would be a difference of pointers, which the kernel keeps
+    /// from programs without `CAP_PERFMON`.
     #[inline(always)]
-    pub fn length(self) -> usize {
-        self.end() - self.start()
+    pub fn has(self, bytes: usize) -> bool {
+        self.start() + bytes <= self.end()
     }
 
     /// Its first words, if it is that long.
     #[inline(always)]
     pub fn front<const WORDS: usize>(self) -> Option<&'a [u16; WORDS]> {
         // SAFETY: inside of the packet by the check. Buffers and all shapes are aligned to two bytes.
-        (self.start() + 2 * WORDS <= self.end()).then(|| unsafe { &*(self.start() as *const _) })
+        self.has(2 * WORDS).then(|| unsafe { &*(self.start() as *const _) })
     }
 
     /// Its first words, to be written. All that was borrowed of the packet before must be out of use.
     #[inline(always)]
     pub fn front_mut<const WORDS: usize>(self) -> Option<&'a mut [u16; WORDS]> {
         // SAFETY: as above; this program is alone with the packet.
-        (self.start() + 2 * WORDS <= self.end()).then(|| unsafe { &mut *(self.start() as *mut _) })
+        self.has(2 * WORDS).then(|| unsafe { &mut *(self.start() as *mut _) })
     }
 
     /// The byte behind an offset.
@@ -77,15 +77,13 @@ impl<'a> Packet<'a> {
         bytes == 0 || unsafe { bpf_xdp_adjust_head(self.context, bytes) } == 0
     }
 
-    /// Takes away what stands behind an IP packet of a shape and length, as far as Ethernet allows. If the driver cannot,
-    /// it stays, and is ignored by whoever gets it.
+    /// Takes bytes from its end, unless that makes it too short. Where they stay, they are behind what the IP header counts,
+    /// and are ignored by whoever gets them.
     #[inline(always)]
-    pub fn trim(self, shape: Shape, udp_length: u16) {
-        let packet = ETHERNET + shape.family.header() + usize::from(udp_length);
-        let excess = self.length() as i32 - packet.max(SHORTEST_FRAME) as i32;
-        if excess > 0 {
+    pub fn trim(self, bytes: u16) {
+        if bytes != 0 && self.has(SHORTEST_FRAME + usize::from(bytes)) {
             // SAFETY: as above.
-            unsafe { bpf_xdp_adjust_tail(self.context, -excess) };
+            unsafe { bpf_xdp_adjust_tail(self.context, -i32::from(bytes)) };
         }
     }
 
