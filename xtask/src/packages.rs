@@ -30,6 +30,8 @@ pub(crate) const LAB: [Need; 4] = [
 pub(crate) const DIG: Need = Need { program: "dig", package: "bind9-dnsutils" };
 /// To measure.
 pub(crate) const BENCH: [Need; 1] = [Need { program: "iperf3", package: "iperf3" }];
+/// TURN clients, peers and a relay of others.
+pub(crate) const COTURN: Need = Need { program: "turnutils_uclient", package: "coturn" };
 /// To configure WireGuards of others.
 pub(crate) const WIREGUARD_TOOLS: Need = Need { program: "wg", package: "wireguard-tools" };
 /// To trust servers on the internet.

@@ -131,6 +131,7 @@ impl Part {
             }
             Self::Unit => {
                 packages::ensure_present(&[packages::COMPILER, packages::CERTIFICATES])?;
+                packages::ensure_present(&[packages::COTURN])?;
                 // Some of them make a namespace to try system calls in.
                 packages::ensure_present(&packages::LAB)?;
                 let exclude = ["--exclude", SIMULATION, "--exclude", NAMESPACES];
