@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod allocations;
+mod another_client;
 mod credentials;
 mod data;
 mod hostile;
