@@ -10,6 +10,7 @@ use connlib_link::SendQueue;
 use connlib_net::dns_control::{DnsControl, Method};
 use connlib_net::events::{Event as SystemEvent, Events};
 use connlib_net::netlink::SOCKET_MARK;
+use connlib_net::retry::Retry;
 use connlib_net::timer::Timer;
 use connlib_net::tun::{LinkSettings, Offloads, Tun};
 use connlib_net::udp;
@@ -107,6 +108,8 @@ struct Session {
     signals: Signals<GatewayId>,
     relays: PortalRelays,
     timer: Timer,
+    /// When to make sockets once more, after there were none to be had.
+    rebind: Retry,
 }
 
 impl Session {
@@ -144,6 +147,7 @@ impl Session {
             signals: Signals::default(),
             relays: PortalRelays::default(),
             timer: Timer::new(now).map_err(SessionError::io("cannot make a timer"))?,
+            rebind: Retry::default(),
         };
         session.update_addresses(now);
         Ok(session)
@@ -173,11 +177,8 @@ impl Session {
                 }
                 event = self.portal.next_event() => self.handle_portal(event, report)?,
                 answer = self.queries.next() => self.handle_answer(answer),
-                event = self.system.next() => self.handle_system(
-                    event.map_err(SessionError::io("cannot watch the machine's network"))?,
-                ),
-                changed = self.host.routes.changed() => {
-                    changed?;
+                event = self.system.next() => self.handle_system(event),
+                () = self.host.routes.changed() => {
                     let result = self.host.routes.sync().map(|_| ()).map_err(SessionError::from);
                     self.host.go_on(result)?;
                 }
@@ -194,6 +195,7 @@ impl Session {
                     let result = self.host.restore_order();
                     self.host.go_on(result)?;
                 }
+                () = self.rebind.due() => self.renew_sockets(),
                 () = self.signals.due() => {}
                 command = commands.recv(), if commands_open => match command {
                     Some(Command::Stop) => return Ok(()),
@@ -435,11 +437,15 @@ impl Session {
     /// Begins anew with sockets and portal; gateways keep their sessions.
     fn reset(&mut self) {
         tracing::info!("reset");
+        self.renew_sockets();
+        self.call_portal();
+    }
+
+    fn renew_sockets(&mut self) {
         let now = Instant::now();
-        self.io.rebind().logged("could not make new sockets");
+        self.io.rebind(&mut self.rebind);
         self.update_addresses(now);
         self.tunnel.handle_network_change(now);
-        self.call_portal();
     }
 
     fn update_addresses(&mut self, now: Instant) {

@@ -7,6 +7,7 @@ use connlib_link::SendQueue;
 use connlib_net::events::{Event as SystemEvent, Events};
 use connlib_net::netlink::{Interface, Ipv6Support, MAIN_TABLE};
 use connlib_net::nft::{Forwarding, GatewayNat, Masquerade};
+use connlib_net::retry::Retry;
 use connlib_net::timer::Timer;
 use connlib_net::tun::{LinkSettings, Offloads, Tun};
 use connlib_net::{resolvers, udp};
@@ -28,7 +29,6 @@ use crate::logged::{Chain, Logged};
 use crate::portal::{PortalSettings, socket_options};
 use crate::relays::PortalRelays;
 use crate::resolve::{Names, Resolved};
-use crate::retry::Retry;
 use crate::signals::{Signal, Signals};
 
 /// What portals know gateways of this protocol by.
@@ -91,6 +91,8 @@ struct Session {
     signals: Signals<ClientId>,
     relays: PortalRelays,
     timer: Timer,
+    /// When to make sockets once more, after there were none to be had.
+    rebind: Retry,
 }
 
 /// What is set up on the machine.
@@ -156,6 +158,7 @@ impl Session {
             signals: Signals::default(),
             relays: PortalRelays::default(),
             timer: Timer::new(now).map_err(SessionError::io("cannot make a timer"))?,
+            rebind: Retry::default(),
         };
         session.update_addresses(now);
         Ok(session)
@@ -182,10 +185,9 @@ impl Session {
                 }
                 event = self.portal.next_event() => self.handle_portal(event, report)?,
                 resolved = self.names.next() => self.handle_resolved(resolved),
-                event = self.system.next() => self.handle_system(
-                    event.map_err(SessionError::io("cannot watch the machine's network"))?,
-                ),
+                event = self.system.next() => self.handle_system(event),
                 () = self.host.retry.due() => self.set_up()?,
+                () = self.rebind.due() => self.renew_sockets(),
                 () = self.signals.due() => {}
                 command = commands.recv(), if commands_open => match command {
                     Some(Command::Stop) => return Ok(()),
@@ -409,9 +411,13 @@ impl Session {
     /// Begins anew with sockets and portal; clients keep their sessions.
     fn reset(&mut self) {
         tracing::info!("reset");
-        self.io.rebind().logged("could not make new sockets");
-        self.update_addresses(Instant::now());
+        self.renew_sockets();
         self.call_portal();
+    }
+
+    fn renew_sockets(&mut self) {
+        self.io.rebind(&mut self.rebind);
+        self.update_addresses(Instant::now());
     }
 
     fn update_addresses(&mut self, now: Instant) {

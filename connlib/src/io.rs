@@ -6,9 +6,12 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use connlib_link::{SendQueue, Transmit};
+use connlib_net::retry::Retry;
 use connlib_net::tun::{READ_BUFFER, Tun};
 use connlib_net::udp::{self, RECEIVE_BUFFER, UdpSockets};
 use connlib_packet::{PacketBatch, Scratch, TunPacket};
+
+use crate::logged::Chain;
 
 /// Reads in a row before the other direction gets its turn: what waits there, an acknowledgement perhaps, waits as long.
 const READS_PER_TURN: usize = 4;
@@ -86,11 +89,18 @@ impl Io {
         &self.sockets
     }
 
-    /// Makes new sockets, as the network has changed.
-    pub(crate) fn rebind(&mut self) -> Result<(), udp::BindError> {
+    /// Makes new sockets, as the network has changed. If there are none to be had, `retry` says when to call this again.
+    pub(crate) fn rebind(&mut self, retry: &mut Retry) {
         self.queue.clear();
         self.blocked = None;
-        self.sockets.rebind()
+        match self.sockets.rebind() {
+            // Nothing is left to be tried.
+            Ok(()) => *retry = Retry::default(),
+            Err(error) => {
+                tracing::info!(error = %Chain(&error), "could not make new sockets, trying again");
+                retry.later();
+            }
+        }
     }
 
     pub(crate) fn stats(&self) -> IoStats {
@@ -261,5 +271,73 @@ impl Io {
             self.stats.not_delivered += 1;
             tracing::debug!(error = %e, "the TUN device did not take a packet of ours");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv6Addr, UdpSocket};
+    use std::process::Command;
+
+    use connlib_net::udp::{Options, PREFERRED_PORT};
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    /// Keeps what it is told.
+    #[derive(Default)]
+    struct Notes(Vec<Vec<u8>>);
+
+    impl PacketTunnel for Notes {
+        fn handle_tun(&mut self, _: TunPacket<'_>, _: &mut SendQueue, _: Instant) {}
+
+        fn handle_datagrams(&mut self, run: udp::Run<'_>, _: &mut PacketBatch, _: Instant) {
+            self.0.push(run.bytes.to_vec());
+        }
+    }
+
+    /// Of both families.
+    fn taken(port: u16) -> UdpSocket {
+        UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap()
+    }
+
+    #[test]
+    fn sockets_that_cannot_be_had_are_asked_for_until_they_can() {
+        // A thread of its own goes with its network.
+        let thread = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("this test must be run as root");
+            assert!(
+                Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success()
+            );
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.enable_all().start_paused(true).build().unwrap().block_on(async {
+                let preferred = taken(PREFERRED_PORT);
+                let mut io = Io::new(UdpSockets::bind(Options::default()).unwrap());
+                let range = "/proc/sys/net/ipv4/ip_local_port_range";
+                std::fs::write(range, "50000 50000").unwrap();
+                let last = taken(50000);
+
+                let mut retry = Retry::default();
+                io.rebind(&mut retry);
+                for _ in 0..3 {
+                    assert_eq!((io.sockets().port_v4(), io.sockets().port_v6()), (None, None));
+                    retry.due().await;
+                    io.rebind(&mut retry);
+                }
+                drop(preferred);
+                retry.due().await;
+                io.rebind(&mut retry);
+                assert_eq!(io.sockets().port_v4(), Some(PREFERRED_PORT));
+
+                last.send_to(b"hello", ("::1", PREFERRED_PORT)).unwrap();
+                let mut notes = Notes::default();
+                io.ready().await.unwrap();
+                io.pump(&mut notes).unwrap();
+                assert_eq!(notes.0, [b"hello"]);
+                let hour = std::time::Duration::from_secs(3600);
+                assert!(tokio::time::timeout(hour, retry.due()).await.is_err());
+            });
+        });
+        thread.join().unwrap();
     }
 }

@@ -22,7 +22,6 @@ mod logged;
 pub mod portal;
 mod relays;
 mod resolve;
-mod retry;
 mod signals;
 mod system_dns;
 

@@ -16,7 +16,7 @@
 //! - [`events`]: changes of addresses, of the ways to the Internet and of DNS servers;
 //! - [`resolvers`]: the DNS servers that the system would use without us.
 //!
-//! And [`ranges`]: the address ranges that it must know for all that; and a [`timer`].
+//! And [`ranges`]: the address ranges that it must know for all that; a [`timer`]; and when to [`retry`].
 //!
 //! Everything here belongs to one event loop: descriptors are non-blocking and registered with tokio, the loop waits
 //! for readiness and then reads or writes until [`WouldBlock`](std::io::ErrorKind::WouldBlock).
@@ -36,6 +36,7 @@ pub mod nft;
 pub mod ranges;
 #[cfg(target_os = "linux")]
 pub mod resolvers;
+pub mod retry;
 #[cfg(target_os = "linux")]
 pub mod timer;
 pub mod tun;

@@ -2,11 +2,11 @@
 
 use connlib_net::dns_control::{DnsControl, SearchDomain, Settings as DnsSettings};
 use connlib_net::netlink::{ClientRoutes, Interface, Ipv6Support};
+use connlib_net::retry::Retry;
 use connlib_tunnel::client::TunConfig;
 
 use crate::command::SessionError;
 use crate::logged::{Chain, Logged};
-use crate::retry::Retry;
 use crate::system_dns::SystemDns;
 
 /// What is set up on the machine.

@@ -4,10 +4,11 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
 use tokio::io::unix::AsyncFd;
 
 use crate::readiness::{Owner, register};
+use crate::retry::Retry;
 
 /// What happens to a file that is written, and to a folder in which a file is replaced.
 const CHANGES: AddWatchFlags = AddWatchFlags::IN_CLOSE_WRITE
@@ -28,7 +29,9 @@ pub(super) struct FileWatch {
     path: PathBuf,
     /// What the file is called in the folders that are watched.
     names: Vec<OsString>,
-    inotify: AsyncFd<Descriptor>,
+    /// `None`: it failed, and is due to be replaced.
+    inotify: Option<AsyncFd<Descriptor>>,
+    retry: Retry,
 }
 
 struct Descriptor(Inotify);
@@ -44,30 +47,51 @@ impl Owner for Descriptor {}
 impl FileWatch {
     /// Must be called within a tokio runtime.
     pub(super) fn new(path: &Path) -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        let inotify = register(Descriptor(inotify))?;
-        let mut watch = Self { path: path.to_owned(), names: Vec::new(), inotify };
+        let mut watch = Self {
+            path: path.to_owned(),
+            names: Vec::new(),
+            inotify: Some(open()?),
+            retry: Retry::default(),
+        };
         watch.renew();
         Ok(watch)
     }
 
-    /// Waits until something has happened to the file. Cancel safe.
-    pub(super) async fn changed(&mut self) -> io::Result<()> {
+    /// Waits until something has, or may have, happened to the file. Cancel safe.
+    pub(super) async fn changed(&mut self) {
         loop {
-            let mut ready = self.inotify.readable().await?;
-            match ready.get_inner().0.read_events() {
-                // Without a name: the file or a folder as such, or more than the queue could hold.
-                Ok(events)
-                    if events.iter().any(|event| {
-                        event.name.as_ref().is_none_or(|name| self.names.contains(name))
-                    }) =>
-                {
-                    self.renew();
-                    return Ok(());
+            let Some(inotify) = &self.inotify else {
+                self.retry.due().await;
+                match open() {
+                    Ok(inotify) => {
+                        self.inotify = Some(inotify);
+                        self.renew();
+                        return;
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "cannot watch files");
+                        self.retry.later();
+                    }
                 }
-                Ok(_) => {}
-                Err(Errno::EAGAIN) => ready.clear_ready(),
-                Err(error) => return Err(error.into()),
+                continue;
+            };
+            match hear(inotify).await {
+                Ok(events) => {
+                    self.retry.succeeded();
+                    // Without a name: the file or a folder as such, or more than the queue could hold.
+                    let is_relevant = |event: &InotifyEvent| {
+                        event.name.as_ref().is_none_or(|name| self.names.contains(name))
+                    };
+                    if events.iter().any(is_relevant) {
+                        self.renew();
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::info!(%error, "cannot hear of changes of DNS servers, trying again");
+                    self.inotify = None;
+                    self.retry.later();
+                }
             }
         }
     }
@@ -95,8 +119,24 @@ impl FileWatch {
     }
 
     fn add(&self, path: &Path, flags: AddWatchFlags) {
-        if let Err(error) = self.inotify.get_ref().0.add_watch(path, flags) {
+        let Some(inotify) = &self.inotify else { return };
+        if let Err(error) = inotify.get_ref().0.add_watch(path, flags) {
             tracing::debug!(path = %path.display(), %error, "Not watched");
+        }
+    }
+}
+
+fn open() -> io::Result<AsyncFd<Descriptor>> {
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+    register(Descriptor(inotify))
+}
+
+async fn hear(inotify: &AsyncFd<Descriptor>) -> io::Result<Vec<InotifyEvent>> {
+    loop {
+        let mut ready = inotify.readable().await?;
+        match ready.get_inner().0.read_events() {
+            Err(Errno::EAGAIN) => ready.clear_ready(),
+            events => return Ok(events?),
         }
     }
 }

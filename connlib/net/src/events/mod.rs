@@ -3,6 +3,9 @@
 //! [`Events`] compares what is with what was: an event means a difference that matters, not that the kernel or a program
 //! has said something. Renewed leases, scans for radio networks, routes of containers and our own settings are none. While
 //! nothing happens, nothing runs.
+//!
+//! Where the kernel does not tell or show something, it is asked again, ever more rarely, and then compared: a change may
+//! be noticed late, but it is.
 
 mod file_watch;
 mod network;
@@ -19,6 +22,7 @@ pub use network::{InterfaceAddress, Network, Uplink};
 
 use crate::netlink::{Debounce, Monitor, Received, Socket, address, groups, link, route};
 use crate::resolvers;
+use crate::retry::Retry;
 use file_watch::FileWatch;
 
 /// How long it must be quiet before we look, and how long a burst may put that off.
@@ -52,7 +56,7 @@ pub enum Event {
 /// let mut events = Events::new("tun0", "/etc/resolv.conf".as_ref())?;
 /// println!("we start with {:?} and {:?}", events.network(), events.resolvers());
 /// loop {
-///     match events.next().await? {
+///     match events.next().await {
 ///         Event::NetworkChange(network) => println!("roam to {:?}", network.addresses),
 ///         Event::ResolversChanged(servers) => println!("ask {servers:?}"),
 ///     }
@@ -63,6 +67,8 @@ pub struct Events {
     socket: Socket,
     monitor: Monitor,
     network_burst: Debounce,
+    /// When to look at the network once more, after that has failed.
+    retry: Retry,
     tun: Tun,
     network: Network,
 
@@ -88,6 +94,7 @@ impl Events {
             socket,
             monitor,
             network_burst: Debounce::new(QUIET, LIMIT),
+            retry: Retry::default(),
             tun,
             watch,
             resolvers_burst: Debounce::new(QUIET, LIMIT),
@@ -106,34 +113,28 @@ impl Events {
         &self.resolvers
     }
 
-    /// Waits for the next change.
-    ///
-    /// Cancel safe. An error means that changes will no longer be heard of.
-    pub async fn next(&mut self) -> io::Result<Event> {
+    /// Waits for the next change. Cancel safe.
+    pub async fn next(&mut self) -> Event {
         loop {
             let tun = &mut self.tun;
             tokio::select! {
                 biased;
-                changed = self.monitor.changed(|message| is_relevant(message, tun)) => {
-                    changed?;
+                () = self.monitor.changed(|message| is_relevant(message, tun)) => {
                     self.network_burst.note(Instant::now());
                 }
-                changed = self.watch.changed() => {
-                    changed?;
-                    self.resolvers_burst.note(Instant::now());
-                }
+                () = self.watch.changed() => self.resolvers_burst.note(Instant::now()),
                 () = self.network_burst.settled() => {
-                    match Network::read(&mut self.socket, self.tun.index) {
-                        Ok(network) if network != self.network => {
-                            self.network = network.clone();
-                            return Ok(Event::NetworkChange(network));
-                        }
-                        Ok(_) => {}
-                        // Changes faster than one can look.
-                        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                            self.network_burst.note(Instant::now());
-                        }
-                        Err(error) => return Err(error),
+                    if let Some(network) = self.look() {
+                        return Event::NetworkChange(network);
+                    }
+                }
+                () = self.retry.due() => {
+                    // What is left in the old one may be what has failed.
+                    if let Ok(socket) = Socket::route() {
+                        self.socket = socket;
+                    }
+                    if let Some(network) = self.look() {
+                        return Event::NetworkChange(network);
                     }
                 }
                 () = self.resolvers_burst.settled() => {
@@ -141,11 +142,32 @@ impl Events {
                     let servers = resolvers::read(&self.resolv_conf).unwrap_or_default();
                     if servers != self.resolvers {
                         self.resolvers.clone_from(&servers);
-                        return Ok(Event::ResolversChanged(servers));
+                        return Event::ResolversChanged(servers);
                     }
                 }
             }
         }
+    }
+
+    /// The network if it is another one now.
+    fn look(&mut self) -> Option<Network> {
+        match Network::read(&mut self.socket, self.tun.index) {
+            Ok(network) => {
+                self.retry.succeeded();
+                let is_new = network != self.network;
+                self.network.clone_from(&network);
+                return is_new.then_some(network);
+            }
+            // Changes faster than one can look.
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                self.network_burst.note(Instant::now());
+            }
+            Err(error) => {
+                tracing::info!(%error, "cannot look at the network, trying again");
+                self.retry.later();
+            }
+        }
+        None
     }
 }
 

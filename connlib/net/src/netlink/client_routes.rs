@@ -50,7 +50,7 @@ const GROUPS: u32 = groups([
 /// loop {
 ///     tokio::select! {
 ///         Some(prefixes) = resources.recv() => { let _ = routes.set(prefixes)?; }
-///         changed = routes.changed() => { changed?; let _ = routes.sync()?; }
+///         () = routes.changed() => { let _ = routes.sync()?; }
 ///         else => break,
 ///     }
 /// }
@@ -99,16 +99,15 @@ impl ClientRoutes {
     /// [`ClientRoutes::sync`].
     ///
     /// Cancel safe; our own changes do not count.
-    pub async fn changed(&mut self) -> Result<(), Error> {
+    pub async fn changed(&mut self) {
         let own_port = self.tun.socket().port();
         loop {
             tokio::select! {
                 biased;
-                changed = self.monitor.changed(|message| is_relevant(message, own_port)) => {
-                    changed.map_err(Error::during("listen to changes of routes"))?;
+                () = self.monitor.changed(|message| is_relevant(message, own_port)) => {
                     self.debounce.note(Instant::now());
                 }
-                () = self.debounce.settled() => return Ok(()),
+                () = self.debounce.settled() => return,
             }
         }
     }

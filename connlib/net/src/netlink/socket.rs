@@ -58,6 +58,12 @@ impl Socket {
         Ok(Self { fd, port, sequence: 0, buffer: Vec::new() })
     }
 
+    /// A socket of another kind.
+    #[cfg(test)]
+    pub(crate) fn of(fd: OwnedFd) -> Self {
+        Self { fd, port: 0, sequence: 0, buffer: Vec::new() }
+    }
+
     /// The number by which notifications name this socket as their cause.
     pub(crate) fn port(&self) -> u32 {
         self.port

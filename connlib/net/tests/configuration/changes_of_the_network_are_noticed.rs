@@ -43,7 +43,7 @@ impl Lab {
 
 async fn next(events: &mut Events) -> Event {
     let next = tokio::time::timeout(Duration::from_secs(10), events.next());
-    next.await.expect("no event came").unwrap()
+    next.await.expect("no event came")
 }
 
 /// Waits until the network is so; what happens on a link is announced in several steps.
@@ -117,6 +117,20 @@ fn several_changes_at_once_are_one_event() {
             Event::NetworkChange(network) => assert_eq!(network.addresses.len(), 51),
             event => panic!("{event:?}"),
         }
+        expect_quiet(events).await;
+    });
+}
+
+#[test]
+fn more_changes_than_the_kernel_keeps_for_us_are_one_event() {
+    Lab::new().run(async |events, _| {
+        let changes: String = (0..3000)
+            .map(|i| format!("address add 10.1.{}.{}/32 dev lan\n", i / 250, i % 250))
+            .collect();
+        let batch = tempfile::NamedTempFile::new().unwrap();
+        fs::write(batch.path(), changes).unwrap();
+        ip(&format!("-batch {}", batch.path().display()));
+        network_until(events, |network| network.addresses.len() == 3001).await;
         expect_quiet(events).await;
     });
 }

@@ -1,4 +1,4 @@
-//! Changes of the machine that were refused and are tried again.
+//! What the system refused and is tried again.
 
 use std::future::pending;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ const MAX: Duration = Duration::from_secs(60);
 
 /// When to try again: soon at first, then more and more rarely.
 #[derive(Debug)]
-pub(crate) struct Retry {
+pub struct Retry {
     sleep: Option<Pin<Box<Sleep>>>,
     pause: Duration,
 }
@@ -23,19 +23,20 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// It was refused.
-    pub(crate) fn later(&mut self) {
+    /// It was refused: it is due after a second, and after twice the time each time that it is refused again, a minute
+    /// at most.
+    pub fn later(&mut self) {
         self.sleep = Some(Box::pin(sleep(self.pause)));
         self.pause = (self.pause * 2).min(MAX);
     }
 
     /// It has succeeded: what is refused next is tried again soon.
-    pub(crate) fn succeeded(&mut self) {
+    pub fn succeeded(&mut self) {
         self.pause = FIRST;
     }
 
     /// Waits until it is to be tried again; for ever if nothing was refused. Cancel safe.
-    pub(crate) async fn due(&mut self) {
+    pub async fn due(&mut self) {
         match &mut self.sleep {
             Some(sleep) => sleep.as_mut().await,
             None => pending().await,
