@@ -74,7 +74,12 @@ impl<'a> Departure<'a> {
 
     /// Makes a packet that was read as `datagram` into this. It is as it was if there is an error.
     #[inline(always)]
-    pub fn write(&self, packet: Packet<'_>, datagram: &Datagram, way: &Way) -> Result<(), Pass> {
+    pub fn write(
+        &self,
+        packet: Packet<'_>,
+        datagram: &Datagram,
+        way: &Way<'_>,
+    ) -> Result<(), Pass> {
         let checksum = self.checksum(datagram)?;
         if !packet.shrink_front(self.path(datagram).shrinks_by()) {
             return Err(Pass::NoRoom);
@@ -120,7 +125,13 @@ impl<'a> Departure<'a> {
     }
 
     #[inline(always)]
-    fn write_v4(&self, packet: Packet<'_>, old: &Datagram, way: &Way, checksum: u16) -> Option<()> {
+    fn write_v4(
+        &self,
+        packet: Packet<'_>,
+        old: &Datagram,
+        way: &Way<'_>,
+        checksum: u16,
+    ) -> Option<()> {
         const SHAPE: Shape = Shape { family: Family::V4, framing: Framing::Udp };
         const START: usize = SHAPE.udp() / 2;
         let front: &mut [u16; SHAPE.payload() / 2] = packet.front_mut()?;
@@ -144,7 +155,13 @@ impl<'a> Departure<'a> {
     }
 
     #[inline(always)]
-    fn write_v6(&self, packet: Packet<'_>, old: &Datagram, way: &Way, checksum: u16) -> Option<()> {
+    fn write_v6(
+        &self,
+        packet: Packet<'_>,
+        old: &Datagram,
+        way: &Way<'_>,
+        checksum: u16,
+    ) -> Option<()> {
         const SHAPE: Shape = Shape { family: Family::V6, framing: Framing::Udp };
         const START: usize = SHAPE.udp() / 2;
         let front: &mut [u16; SHAPE.payload() / 2] = packet.front_mut()?;

@@ -7,9 +7,13 @@ use aya_ebpf::{
 };
 use connlib_relay_xdp_types::{COUNTS as COUNTERS, Config, Count, Family, Leg};
 
+use crate::route::Hop;
+
 /// Bindings beyond these are user space's to relay. An entry costs about 100 bytes in each of the two maps, once it is
 /// there.
 const BINDINGS: u32 = 1 << 18;
+/// There are as many ways out to remember, for each CPU, as this many bits count. One takes 48 bytes.
+pub const HOPS_BITS: u32 = 10;
 /// Interfaces that a relay may have.
 const INTERFACES: u32 = 16;
 
@@ -31,6 +35,10 @@ pub static EGRESS: DevMapHash = DevMapHash::with_max_entries(INTERFACES, 0);
 
 #[map]
 pub static COUNTS: PerCpuArray<Count> = PerCpuArray::with_max_entries(COUNTERS, 0);
+
+/// Ways out that were found lately, by a part of the address they lead to.
+#[map]
+pub static HOPS: PerCpuArray<Hop> = PerCpuArray::with_max_entries(1 << HOPS_BITS, 0);
 
 /// Whether a port (a word) is an allocation's.
 #[inline(always)]

@@ -39,8 +39,7 @@ impl<'a> Packet<'a> {
         unsafe { (*self.context).ingress_ifindex }
     }
 
-    /// Whether the frame has so many bytes. Its length itself would be a difference of pointers, which the kernel keeps
-    /// from programs without `CAP_PERFMON`.
+    /// Whether the frame has so many bytes.
     #[inline(always)]
     pub fn has(self, bytes: usize) -> bool {
         self.start() + bytes <= self.end()

@@ -7,7 +7,7 @@ use crate::{Address, Family, word};
 /// The leg to a client is tagged with the number of the channel, the leg to a peer with the port of the allocation. Either
 /// is the key that finds the other, so one lookup decides about a packet, whatever family its answer is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(C, align(8))]
+#[repr(C)]
 pub struct Leg {
     /// The client's or the peer's address
     pub address: Address,
@@ -21,10 +21,10 @@ pub struct Leg {
     pub reserved: u16,
 }
 
-/// As the maps of the loader have it.
-type Words = [u16; size_of::<Leg>() / 2];
-
 impl Leg {
+    /// How many words it is.
+    pub const WORDS: usize = size_of::<Self>() / 2;
+
     /// The leg to somebody at `address`, all in words.
     #[inline(always)]
     pub const fn new(family: Family, address: Address, port: u16, tag: u16) -> Self {
@@ -41,7 +41,7 @@ impl Leg {
     }
 
     /// All of it in the order of its fields.
-    pub fn words(self) -> Words {
+    pub fn words(self) -> [u16; Self::WORDS] {
         let mut words = [0; _];
         let (address, rest) = words.split_at_mut(8);
         address.copy_from_slice(&self.address.0);

@@ -4,7 +4,7 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 
 /// An address in words; IPv4's are followed by zeros. All zeros is no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(transparent)]
+#[repr(C, align(8))]
 pub struct Address(pub [u16; 8]);
 
 /// A family's addresses of this relay; none, if it does not have this family.
@@ -27,10 +27,9 @@ pub struct Config {
     pub v6: Own,
     /// Where clients talk to the relay
     pub listen_port: u16,
+    /// Zeros
+    pub reserved: [u16; 3],
 }
-
-/// As the map of the loader has it.
-type Words = [u16; size_of::<Config>() / 2];
 
 impl Address {
     /// No address.
@@ -60,8 +59,11 @@ impl Address {
 }
 
 impl Config {
+    /// How many words it is.
+    pub const WORDS: usize = size_of::<Self>() / 2;
+
     /// All of it in the order of its fields.
-    pub fn words(self) -> Words {
+    pub fn words(self) -> [u16; Self::WORDS] {
         let mut words = [0; _];
         let addresses = [self.v4.local, self.v4.public, self.v6.local, self.v6.public];
         for (room, address) in words.chunks_exact_mut(8).zip(addresses) {

@@ -86,6 +86,7 @@ impl Config {
             v4: self.v4.map_or(none, v4),
             v6: self.v6.map_or(none, v6),
             listen_port: word(self.listen_port),
+            reserved: [0; 3],
         }
     }
 

@@ -48,5 +48,5 @@ pub use config::{Addresses, Binding, Config, Mode, Preference, UnknownPreference
 pub use connlib_relay_xdp_types::{Count, Family, Framing, Outcome, PATHS, Pass, Path, Shape};
 pub use counters::Counters;
 pub use error::{AttachError, MapError};
-pub use program::{Action, Verdict};
+pub use program::{Action, Runs, Verdict};
 pub use xdp::Xdp;

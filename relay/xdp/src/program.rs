@@ -1,11 +1,13 @@
 //! The program in the kernel, whether it is attached or not.
 
+use std::time::Duration;
+
 use aya::{
     Ebpf, TestRunOptions,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, xdp::DevMapHash},
     programs::{self, TestRun as _},
 };
-use connlib_relay_xdp_types::{Family, Leg, Outcome, names};
+use connlib_relay_xdp_types::{self as types, Family, Leg, Outcome, names};
 
 use crate::{AttachError, Binding, Config, Counters, MapError};
 
@@ -26,7 +28,16 @@ pub struct Verdict {
     /// What it has become
     pub frame: Vec<u8>,
     /// How long that took, on average
-    pub duration: std::time::Duration,
+    pub duration: Duration,
+}
+
+/// How often the program ran and how long that took, while the kernel counted it (`kernel.bpf_stats_enabled`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Runs {
+    /// How many packets it has seen
+    pub count: u64,
+    /// For all of them
+    pub time: Duration,
 }
 
 /// What becomes of a packet.
@@ -47,7 +58,7 @@ pub enum Action {
 /// Room for what a frame may grow by.
 const GROWTH: usize = 64;
 
-type LegMap = HashMap<MapData, [u16; 12], [u16; 12]>;
+type LegMap = HashMap<MapData, [u16; Leg::WORDS], [u16; Leg::WORDS]>;
 
 /// The program and its maps.
 pub(crate) struct Program {
@@ -65,7 +76,7 @@ impl Program {
             Ebpf::load(OBJECT.ok_or(AttachError::NotBuilt)?).map_err(AttachError::load)?;
         xdp(&mut ebpf)?.load().map_err(AttachError::load)?;
 
-        let mut own: Array<_, [u16; 33]> = map(&mut ebpf, names::CONFIG)?;
+        let mut own: Array<_, [u16; types::Config::WORDS]> = map(&mut ebpf, names::CONFIG)?;
         own.set(0, config.for_program().words(), 0).map_err(AttachError::load)?;
         let mut egress: DevMapHash<MapData> = map(&mut ebpf, names::EGRESS)?;
         for interface in &config.interfaces {
@@ -127,6 +138,11 @@ impl Program {
             }
         }
         Ok(counters)
+    }
+
+    pub(crate) fn runs(&mut self) -> Result<Runs, AttachError> {
+        let info = self.xdp()?.info().map_err(AttachError::load)?;
+        Ok(Runs { count: info.run_count(), time: info.run_time() })
     }
 
     /// Runs the program on a frame as if it had come by an interface.

@@ -6,7 +6,7 @@ use aya::programs::{ProgramError, XdpMode, links::FdLink};
 use connlib_relay_xdp_types::Family;
 
 use crate::{
-    AttachError, Binding, Config, Counters, MapError, Mode, Verdict, forwarding,
+    AttachError, Binding, Config, Counters, MapError, Mode, Runs, Verdict, forwarding,
     program::{self, Program},
 };
 
@@ -109,6 +109,15 @@ impl Xdp {
     /// If the kernel fails.
     pub fn counters(&self) -> Result<Counters, MapError> {
         self.program.counters()
+    }
+
+    /// What the program costs, if the kernel counts that.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel fails.
+    pub fn runs(&mut self) -> Result<Runs, AttachError> {
+        self.program.runs()
     }
 
     /// Runs the program `times` times on a frame as if it came by an interface. Nothing is sent; it is counted.

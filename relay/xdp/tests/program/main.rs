@@ -10,5 +10,6 @@ mod wire;
 
 mod each_path_is_as_the_model_says;
 mod packets_travel_through_the_relay;
+mod ways_out_follow_the_routes;
 mod what_each_path_costs;
 mod what_is_not_its_own_passes_untouched;

@@ -166,8 +166,7 @@ fn it_attaches_as_the_driver_can_and_lets_go() {
             ..dual_stack()
         };
         Xdp::attach(&both).unwrap_err();
-        let (_xdp, mode) =
-            Xdp::attach(&Config { preference: Preference::Auto, ..both }).unwrap();
+        let (_xdp, mode) = Xdp::attach(&Config { preference: Preference::Auto, ..both }).unwrap();
         assert_eq!(mode, Mode::Generic);
         // Somebody's program is there already.
         let error = on(FOREIGN, Preference::Auto).unwrap_err();
