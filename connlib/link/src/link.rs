@@ -42,6 +42,9 @@ const OFFLINE_GRACE: Duration = Duration::from_secs(60);
 /// Without packets for so long, the path is checked at leisure.
 const IDLE_AFTER: Duration = Duration::from_secs(10);
 
+/// Without packets, checks of several paths wait so long for each other: one wake-up does for all.
+const LEISURE: Duration = Duration::from_secs(2);
+
 /// A peer that was heard within this time still has its session.
 const LIVELY: Duration = Duration::from_secs(2);
 
@@ -461,9 +464,16 @@ impl Link {
         }
     }
 
-    /// Whether a check would go from a relay to where no relay gets to: an address of the peer's behind NAT.
+    /// Whether a check from a relay brings nothing: an address of the peer's behind NAT can't be reached from there, and
+    /// what goes from relay to relay by IPv6 goes by IPv4 as well.
     fn is_futile(&self, source: SocketAddr, destination: SocketAddr) -> bool {
-        self.locals.has_relayed(source) && PeerCandidates::is_behind_nat(destination, &self.agent)
+        let agent = &self.agent;
+        self.locals.has_relayed(source)
+            && (PeerCandidates::is_behind_nat(destination, agent)
+                || destination.is_ipv6()
+                    && PeerCandidates::has_relayed(destination, agent)
+                    && PeerCandidates::has_relayed_ipv4(agent)
+                    && self.locals.has_relayed_ipv4())
     }
 
     fn become_connected(&mut self, now: Instant, out: &mut VecDeque<Output>) {
@@ -500,7 +510,8 @@ impl Link {
             (self.peer_candidates.is_empty()).then(|| self.created + FIRST_CANDIDATE);
         let grace = self.disconnected_since.map(|since| since + self.grace());
         let idle = (self.connected && !self.idle).then(|| self.last_packet + IDLE_AFTER);
-        let checks = self.agent.poll_timeout();
+        let leisure = if self.idle { LEISURE } else { Duration::ZERO };
+        let checks = self.agent.poll_timeout().map(|at| at + leisure);
         // Without a path there is nothing that WireGuard could send.
         let wireguard = self.path.and_then(|_| self.wireguard.next_timeout());
         let direct = self.try_direct_at.filter(|_| !self.idle);

@@ -168,6 +168,22 @@ fn a_relay_that_restarts_is_used_again_soon() {
 }
 
 #[test]
+fn a_relay_that_restarts_as_another_is_used_again_soon() {
+    for announced_after in [0, 500, 1000] {
+        let mut pair = pair(1);
+        pair.blocked = no_direct;
+        pair.connect();
+        let now = pair.now;
+        pair.relays[0].restart_as_another(now);
+        Traffic::run(&mut pair, Duration::from_millis(announced_after));
+        pair.announce_relays();
+        let traffic = Traffic::run(&mut pair, Duration::from_secs(20));
+        assert!(traffic.longest_stall < Duration::from_secs(2), "{:?}", traffic.longest_stall);
+        assert_never_failed(&pair);
+    }
+}
+
+#[test]
 fn a_relay_that_dies_is_replaced_by_the_other_one() {
     for seconds_idle in [0, 60] {
         let mut pair = pair(2);

@@ -81,6 +81,13 @@ impl Relays {
         };
         let now = world.now.instant;
         world.outbox.persist(Change::PutRelay(record.clone()));
+        // Where it is now, there is nobody else any more: it was restarted.
+        for (_, other) in self.joined.iter_mut().filter(|(other, _)| **other != id) {
+            if other.connection.is_none() && other.record.listens_where(&record) {
+                other.until = now;
+                self.review_at = Some(now);
+            }
+        }
         let joined = Joined { record, connection: Some(connection), until: now };
         let before = self.joined.insert(id, joined).and_then(|before| before.connection);
         self.review_by(now + DEBOUNCE);

@@ -25,6 +25,13 @@ pub struct Relay {
     pub token: TokenId,
 }
 
+impl Relay {
+    /// Whether both have the same addresses and port.
+    pub(crate) fn listens_where(&self, other: &Self) -> bool {
+        (self.ipv4, self.ipv6, self.port) == (other.ipv4, other.ipv6, other.port)
+    }
+}
+
 impl Store {
     pub(super) fn put_relay(&mut self, relay: &Relay) -> Result<(), StoreError> {
         self.connection.execute(

@@ -119,6 +119,21 @@ fn a_relay_that_restarts_or_goes_is_replaced() {
 }
 
 #[test]
+fn a_relay_that_is_back_with_another_secret_replaces_the_old_one_at_once() {
+    let mut lab = Lab::new(POLICY);
+    let relay = lab.relay(1, "a secret");
+    lab.wait(Duration::from_secs(1));
+    let (client, init) = lab.client("alice", key(2));
+    lab.disconnect(relay);
+    lab.relay(1, "another secret");
+    lab.wait(Duration::ZERO);
+    let presence = lab.hear(client, "relays_presence");
+    let gone = presence["disconnected_ids"][0].as_str().unwrap();
+    assert!(ids(&init["relays"]).contains(gone));
+    assert_eq!(ids(&presence["connected"]).len(), 1);
+}
+
+#[test]
 fn a_client_keeps_its_two_relays_when_a_third_one_comes() {
     let mut lab = Lab::new(POLICY);
     for n in 1..=2 {

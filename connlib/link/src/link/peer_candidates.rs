@@ -68,6 +68,11 @@ impl PeerCandidates {
         agent.remote_candidates().any(|c| c.kind() == CandidateKind::Relayed && c.addr() == address)
     }
 
+    /// Whether a relay gave the peer an IPv4 address.
+    pub(super) fn has_relayed_ipv4(agent: &IceAgent) -> bool {
+        agent.remote_candidates().any(|c| c.kind() == CandidateKind::Relayed && c.addr().is_ipv4())
+    }
+
     /// Whether this is an address of the peer's that only its own network knows.
     pub(super) fn is_behind_nat(address: SocketAddr, agent: &IceAgent) -> bool {
         let is_host = |c: &Candidate| c.kind() == CandidateKind::Host && c.addr() == address;

@@ -34,6 +34,9 @@ const ASK_AFTER: Duration = Duration::from_millis(500);
 /// It has not answered that either: it is gone, or its network is.
 const SILENCE: Duration = Duration::from_millis(1500);
 
+/// Something sent so long after the last thing that came is no traffic.
+const LIVELY: Duration = Duration::from_secs(2);
+
 /// The same is asked so often with another nonce or other credentials.
 const MAX_TRIES: u8 = 4;
 
@@ -105,6 +108,10 @@ pub(super) struct Allocation {
     silent_since: Option<Instant>,
     heard: Option<Instant>,
     watch_at: Option<Instant>,
+    /// Nothing but this one thing has been sent of late: its answer ends the watch.
+    watches_once: bool,
+    /// It has carried nothing of late, and was asked for that reason.
+    is_suspect: bool,
 }
 
 impl Allocation {
@@ -134,6 +141,8 @@ impl Allocation {
             silent_since: None,
             heard: None,
             watch_at: None,
+            watches_once: false,
+            is_suspect: false,
         };
         allocation.ask(Purpose::Allocate, 0, now, out);
         allocation
@@ -254,6 +263,7 @@ impl Allocation {
         now: Instant,
     ) -> Option<(SocketAddr, SocketAddr)> {
         self.note_received(now);
+        self.is_suspect = false;
         let peer = self.channels.inbound(number)?;
         Some((self.relayed_like(peer)?, peer))
     }
@@ -339,6 +349,7 @@ impl Allocation {
         let (ask, silence) = (since + self.ask_after(), since + self.silence());
         self.watch_at = [ask, silence].into_iter().find(|at| *at > now);
         if now >= ask {
+            self.is_suspect = true;
             self.probe(now, out);
         }
     }
@@ -354,6 +365,8 @@ impl Allocation {
     fn note_sent(&mut self, now: Instant) {
         if self.silent_since.is_none() {
             self.silent_since = Some(now);
+            self.watches_once = self.watch_at.is_none()
+                && self.heard.is_none_or(|heard| now >= heard + LIVELY);
             // What is set already looks again when it is due: there is no timer for each packet.
             self.watch_at.get_or_insert(now + ASK_AFTER.max(self.round_trip * 2));
         }
@@ -362,6 +375,9 @@ impl Allocation {
     fn note_received(&mut self, now: Instant) {
         self.silent_since = None;
         self.heard = Some(now);
+        if self.watches_once {
+            self.watch_at = None;
+        }
     }
 
     /// Begins anew: whatever the relay knew is gone.
@@ -452,7 +468,10 @@ impl Allocation {
                 self.live_on(message, now);
                 tracing::debug!(relay = %self.relay, relayed = ?self.relayed, "allocated");
             }
-            Purpose::Refresh => self.live_on(message, now),
+            Purpose::Refresh => {
+                self.is_suspect = false;
+                self.live_on(message, now);
+            }
             Purpose::Release => self.begin_after_release(now, out),
             Purpose::Bind(number) => self.channels.bound(number, now),
         }
@@ -526,6 +545,8 @@ impl Allocation {
         match purpose {
             // Somebody else's, it seems: it is for them to give it back.
             Purpose::Allocate | Purpose::Release => self.fail(Refusal::Credentials),
+            // It was started anew with other secrets, and knows nothing of what it granted before.
+            Purpose::Refresh if self.is_suspect => self.fail(Refusal::Credentials),
             Purpose::Refresh => self.is_outdated = true,
             Purpose::Bind(number) => {
                 self.is_outdated = true;

@@ -26,6 +26,8 @@ pub struct RelayHost {
     pub salt: u32,
     pub next_timeout: Option<Instant>,
     number: u8,
+    /// Goes into its secret and its id.
+    generation: u8,
     ports: HashMap<u16, AllocationId>,
     start: Instant,
 }
@@ -33,13 +35,14 @@ pub struct RelayHost {
 impl RelayHost {
     pub fn new(number: u8, now: Instant) -> Self {
         Self {
-            server: server(number, now),
+            server: server(number, 0, 0, now),
             latency: Duration::ZERO,
             dead: false,
             listed: true,
             salt: 0,
             next_timeout: None,
             number,
+            generation: 0,
             ports: HashMap::new(),
             start: now,
         }
@@ -47,8 +50,14 @@ impl RelayHost {
 
     /// Loses all that it knows.
     pub fn restart(&mut self, now: Instant) {
-        self.server = server(self.number.wrapping_add(100), now);
+        self.server = server(self.number, self.generation, 1, now);
         self.ports.clear();
+    }
+
+    /// Loses all that it knows, and has another secret and id.
+    pub fn restart_as_another(&mut self, now: Instant) {
+        self.generation += 1;
+        self.restart(now);
     }
 
     pub fn has(&self, address: SocketAddr) -> bool {
@@ -57,11 +66,11 @@ impl RelayHost {
 
     /// What the portal says about it.
     pub fn announce(&self, user: &str) -> Relay {
-        let (secret, salt) = (secret(self.number), format!("{user}{}", self.salt));
+        let (secret, salt) = (secret(self.number, self.generation), format!("{user}{}", self.salt));
         let username = format!("9000000000:{salt}");
         let digest = Sha256::digest(format!("9000000000:{secret}:{salt}"));
         Relay {
-            id: Uuid::from_u128(self.number.into()),
+            id: Uuid::from_u128(u16::from_be_bytes([self.generation, self.number]).into()),
             addresses: self.ips().into_iter().map(|ip| SocketAddr::new(ip, PORT)).collect(),
             credentials: Some(RelayCredentials {
                 username,
@@ -135,13 +144,13 @@ impl RelayHost {
     }
 }
 
-fn secret(number: u8) -> String {
-    format!("secret of relay {number}")
+fn secret(number: u8, generation: u8) -> String {
+    format!("secret {generation} of relay {number}")
 }
 
-fn server(seed: u8, now: Instant) -> Server {
-    let number = if seed > 100 { seed - 100 } else { seed };
-    let credentials = Credentials { stamp_secrets: vec![secret(number)], ..Credentials::default() };
+fn server(number: u8, generation: u8, seed: u8, now: Instant) -> Server {
+    let stamp_secrets = vec![secret(number, generation)];
+    let credentials = Credentials { stamp_secrets, ..Credentials::default() };
     let mut config = Config::new(credentials, [seed; 32]);
     config.public_ip4 = Some([203, 0, 113, number].into());
     config.public_ip6 = Some([0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, number.into()].into());
