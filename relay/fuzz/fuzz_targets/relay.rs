@@ -88,7 +88,7 @@ impl Relay {
     pub fn with_channel(client: u8) -> Self {
         let mut relay = Self::new();
         let udp = (0x19, vec![17, 0, 0, 0]);
-        let peer = (0x12, vec![0, 1, 0x21 ^ 1, 0x12, 0x21 ^ 192, 0x12, 0xa4 ^ 2, 0x42 ^ 9]);
+        let peer = (0x12, vec![0, 1, 0x21, 0x13, 0x21 ^ 192, 0x12, 0xa4 ^ 2, 0x42 ^ 9]);
         let channel = (0x0c, vec![0x40, 0, 0, 0]);
         for (method, attributes) in [(3, vec![udp.clone()]), (3, vec![udp]), (9, vec![channel, peer])] {
             let request = relay.signed(client, method, &attributes).unwrap();
