@@ -47,7 +47,7 @@ impl<C: TurnClientApi> World<C> {
                 panic!("it gave up")
             };
             while let Some(transmit) = self.client.poll_transmit(self.now()) {
-                self.to_relay(&transmit.data);
+                self.relay_receives(&transmit.data);
             }
             while let Some(event) = self.client.poll_event() {
                 let has_failed = matches!(
@@ -62,7 +62,7 @@ impl<C: TurnClientApi> World<C> {
         }
     }
 
-    fn to_relay(&mut self, mut bytes: &[u8]) {
+    fn relay_receives(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let is_stream = self.me.tuple.transport.is_stream();
             let len = if is_stream { message_len(bytes).unwrap().unwrap() } else { bytes.len() };
@@ -75,11 +75,11 @@ impl<C: TurnClientApi> World<C> {
         }
         self.relay.run();
         for (_, bytes) in std::mem::take(&mut self.relay.sent) {
-            assert!(matches!(self.to_client(bytes), TurnRecvRet::Handled));
+            assert!(matches!(self.client_receives(bytes), TurnRecvRet::Handled));
         }
     }
 
-    fn to_client(&mut self, bytes: Vec<u8>) -> TurnRecvRet<Vec<u8>> {
+    fn client_receives(&mut self, bytes: Vec<u8>) -> TurnRecvRet<Vec<u8>> {
         let (from, to) = (self.me.tuple.local, self.me.tuple.remote);
         let transport = self.client.transport();
         self.client.recv(Transmit { data: bytes, transport, from, to }, self.now())
@@ -89,14 +89,14 @@ impl<C: TurnClientApi> World<C> {
         let now = self.now();
         let transmit = self.client.send_to(TransportType::Udp, address(peer), payload, now);
         let bytes = transmit.unwrap().unwrap().data.build();
-        self.to_relay(&bytes);
+        self.relay_receives(&bytes);
         assert_eq!(self.at_peers.pop().unwrap(), (peer.to_owned(), payload.to_vec()));
     }
 
     fn receive(&mut self, peer: &str, payload: &[u8]) {
         let allocation = *self.relay.open_ports.keys().next().unwrap();
         let message = self.relay.receive(allocation, peer, payload).unwrap();
-        let TurnRecvRet::PeerData(data) = self.to_client(message) else { panic!("no data") };
+        let TurnRecvRet::PeerData(data) = self.client_receives(message) else { panic!("no data") };
         assert_eq!((data.peer, data.data()), (address(peer), payload));
     }
 
@@ -134,7 +134,7 @@ fn is_served<C: TurnClientApi>(mut world: World<C>) {
     let now = world.now();
     world.client.delete(now).unwrap();
     while let Some(transmit) = world.client.poll_transmit(world.now()) {
-        world.to_relay(&transmit.data);
+        world.relay_receives(&transmit.data);
         world.relay.pass(Duration::from_millis(50));
     }
     assert_eq!(world.relay.server.allocations(), 0);
