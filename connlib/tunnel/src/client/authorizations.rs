@@ -40,6 +40,8 @@ const REFUSAL_LIFETIME: Duration = Duration::from_secs(300);
 #[derive(Debug, Default)]
 pub(super) struct Authorizations {
     by_resource: BTreeMap<ResourceId, State>,
+    /// The first of all deadlines: it is asked for after each burst of packets, and changes when the portal speaks.
+    next: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -124,6 +126,7 @@ impl Authorizations {
             hold_off,
         };
         self.by_resource.insert(resource, State::Pending(pending));
+        self.settle();
         Access::Pending { ask: true }
     }
 
@@ -188,10 +191,10 @@ impl Authorizations {
         gateway: GatewayId,
         now: Instant,
     ) -> Waiting {
-        match self
-            .by_resource
-            .insert(resource, State::Granted { gateway, since: now, in_doubt: false })
-        {
+        let granted = State::Granted { gateway, since: now, in_doubt: false };
+        let previous = self.by_resource.insert(resource, granted);
+        self.settle();
+        match previous {
             Some(State::Pending(pending)) => pending.waiting,
             _ => Waiting::default(),
         }
@@ -228,12 +231,15 @@ impl Authorizations {
             State::Granted { .. } | State::Refused { .. } => return Waiting::default(),
         };
         *state = State::Refused { reason, at: now, hold_off };
+        self.settle();
         waiting
     }
 
     /// Forgets the access to a resource; traffic asks anew. Returns what waited for it.
     pub(super) fn forget(&mut self, resource: ResourceId) -> Waiting {
-        match self.by_resource.remove(&resource) {
+        let previous = self.by_resource.remove(&resource);
+        self.settle();
+        match previous {
             Some(State::Pending(pending)) => pending.waiting,
             _ => Waiting::default(),
         }
@@ -267,17 +273,24 @@ impl Authorizations {
                 State::Granted { .. } => {}
             }
         }
+        self.settle();
         let is_in_doubt = |state: &State| matches!(state, State::Granted { in_doubt: true, .. });
         let doubted = self.by_resource.iter().filter(|(_, state)| is_in_doubt(state));
         doubted.map(|(resource, _)| *resource).collect()
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        self.by_resource.values().filter_map(State::deadline).min()
+        self.next
+    }
+
+    /// After each change of a deadline.
+    fn settle(&mut self) {
+        self.next = self.by_resource.values().filter_map(State::deadline).min();
     }
 
     /// What is due; to be called until there is nothing.
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<Due> {
+        self.next.filter(|at| *at <= now)?;
         let (resource, state) = self
             .by_resource
             .iter_mut()
@@ -289,12 +302,13 @@ impl Authorizations {
             pending.attempts += 1;
             pending.backoff = (pending.backoff * 2).min(MAX_RETRY);
             pending.retry_at = now + pending.backoff;
+            self.settle();
             return Some(Due::Ask(resource));
         }
         if matches!(state, State::Pending(_)) {
             return Some(Due::GaveUp(resource, self.refuse(resource, FailureReason::Timeout, now)));
         }
-        self.by_resource.remove(&resource);
+        self.forget(resource);
         Some(Due::Forgotten)
     }
 }
@@ -361,6 +375,32 @@ mod tests {
         }
         assert_eq!(asked, MAX_ATTEMPTS);
         assert_eq!(authorizations.access(RESOURCE, now), Access::Refused(FailureReason::Timeout));
+    }
+
+    #[test]
+    fn the_next_deadline_is_the_first_of_all_at_any_time() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let [first, second] = [1, 2].map(ResourceId::from_u128);
+        let mut authorizations = Authorizations::default();
+        assert_eq!(authorizations.next_timeout(), None);
+        authorizations.access(first, at(0));
+        authorizations.access(second, at(100));
+        assert_eq!(authorizations.next_timeout(), Some(at(0) + FIRST_RETRY));
+        authorizations.grant(first, GATEWAY, at(200));
+        assert_eq!(authorizations.next_timeout(), Some(at(100) + FIRST_RETRY));
+        authorizations.refuse(second, FailureReason::Offline, at(300));
+        assert_eq!(authorizations.next_timeout(), Some(at(300) + REFUSAL_LIFETIME));
+        authorizations.forget(first);
+        authorizations.access(first, at(400));
+        assert_eq!(authorizations.next_timeout(), Some(at(400) + FIRST_RETRY));
+        authorizations.ask_all(at(500));
+        assert_eq!(authorizations.next_timeout(), Some(at(500)));
+        assert!(matches!(authorizations.pop_due(at(500)), Some(Due::Ask(_))));
+        assert!(authorizations.pop_due(at(500)).is_none());
+        authorizations.forget(first);
+        authorizations.forget(second);
+        assert_eq!(authorizations.next_timeout(), None);
     }
 
     #[test]
