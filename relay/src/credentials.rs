@@ -34,6 +34,8 @@ pub(crate) fn load(
     if !has_portal {
         // Browsers allocate once per interface, and a service may hand out one username to many.
         credentials.per_stamped_user = PerUser::Limited;
+        // Services that know of WebRTC make passwords another way.
+        credentials.rest_secrets = credentials.stamp_secrets.clone();
         return Ok((credentials, None));
     }
     if credentials.stamp_secrets.is_empty() {

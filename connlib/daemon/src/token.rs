@@ -86,12 +86,14 @@ fn read(path: &Path, guard: Guard) -> Result<Token> {
 }
 
 /// Reads a file with a secret that only its owner may read, up to one byte more than `limit`. `what` names the secret in
-/// errors.
+/// errors. A systemd credential is guarded by systemd, whatever the bits of its mode are.
 ///
 /// # Errors
 /// If the file cannot be read, is no regular file, or others could read or replace it.
 pub fn read_guarded(what: &str, path: &Path, limit: u64) -> Result<Vec<u8>> {
-    read_file(what, path, limit, Guard::OwnerOnly)
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
+    let is_credential = credentials.is_some_and(|directory| path.starts_with(directory));
+    read_file(what, path, limit, if is_credential { Guard::Nobody } else { Guard::OwnerOnly })
 }
 
 fn read_file(what: &str, path: &Path, limit: u64, guard: Guard) -> Result<Vec<u8>> {

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use foldhash::quality::FixedState;
+use hmac::{Hmac, Mac};
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use super::attribute;
@@ -20,6 +22,7 @@ use super::response::Signature;
 pub(crate) struct Authenticator {
     realm: String,
     stamp_secrets: Vec<String>,
+    rest_secrets: Vec<String>,
     users: HashMap<String, Key, FixedState>,
     per_stamped_user: PerUser,
     nonces: Nonces,
@@ -51,7 +54,8 @@ struct Credential {
 
 impl Authenticator {
     pub(crate) fn new(config: &Config, nonce_key: [u8; 32], hash_seed: u64, now: Instant) -> Self {
-        let Credentials { stamp_secrets, users, per_stamped_user } = &config.credentials;
+        let Credentials { stamp_secrets, rest_secrets, users, per_stamped_user } =
+            &config.credentials;
         let key =
             |user: &User| (user.name.clone(), Key::new(&user.name, &config.realm, &user.password));
         let mut keys = HashMap::with_hasher(FixedState::with_seed(hash_seed));
@@ -59,6 +63,7 @@ impl Authenticator {
         Self {
             realm: config.realm.clone(),
             stamp_secrets: stamp_secrets.clone(),
+            rest_secrets: rest_secrets.clone(),
             users: keys,
             per_stamped_user: *per_stamped_user,
             nonces: Nonces::new(nonce_key, now),
@@ -125,11 +130,21 @@ impl Authenticator {
         let stamp = username.split_once(':').filter(|_| username.len() <= MAX_USERNAME);
         let stamp = stamp.and_then(|(expiry, salt)| Some((expiry, salt, expiry.parse().ok()?)));
         stamp.into_iter().flat_map(move |(expiry, salt, expires_at)| {
-            self.stamp_secrets.iter().map(move |secret| {
+            let credential = move |password: &str, per_user| {
+                let key = Key::new(username, &self.realm, password);
+                Credential { key, expires_at: Some(expires_at), per_user }
+            };
+            let stamped = self.stamp_secrets.iter().map(move |secret| {
                 let digest = Sha256::digest(format!("{expiry}:{secret}:{salt}"));
-                let key = Key::new(username, &self.realm, &STANDARD_NO_PAD.encode(digest));
-                Credential { key, expires_at: Some(expires_at), per_user: self.per_stamped_user }
-            })
+                credential(&STANDARD_NO_PAD.encode(digest), self.per_stamped_user)
+            });
+            let rest = self.rest_secrets.iter().filter_map(move |secret| {
+                let mut mac = Hmac::<Sha1>::new_from_slice(secret.as_bytes()).ok()?;
+                mac.update(username.as_bytes());
+                let password = STANDARD.encode(mac.finalize().into_bytes());
+                Some(credential(&password, PerUser::Limited))
+            });
+            stamped.chain(rest)
         })
     }
 }

@@ -74,8 +74,8 @@ impl Config {
             return Err(ConfigError::TooLong);
         }
         let is_name = |name: &str| (1..=MAX_USERNAME).contains(&name.len());
-        let Credentials { stamp_secrets, users, .. } = &self.credentials;
-        if stamp_secrets.iter().any(String::is_empty)
+        let Credentials { stamp_secrets, rest_secrets, users, .. } = &self.credentials;
+        if stamp_secrets.iter().chain(rest_secrets).any(String::is_empty)
             || !users.iter().all(|user| is_name(&user.name))
         {
             return Err(ConfigError::Credentials);
@@ -90,6 +90,9 @@ pub struct Credentials {
     /// Secrets behind usernames of the form `expiry:salt` (Unix seconds, any text), whose password is the unpadded
     /// base64 of SHA-256 over `expiry:secret:salt`. Each is tried: a secret can be replaced while the old one lasts.
     pub stamp_secrets: Vec<String>,
+    /// Secrets behind usernames of the same form whose password is the padded base64 of HMAC-SHA1 over the username: what
+    /// services for WebRTC hand out (draft-uberti-behave-turn-rest). Such a user may have several allocations.
+    pub rest_secrets: Vec<String>,
     /// Users that are known by name.
     pub users: Vec<User>,
     /// How many allocations one stamped username has at a time.
@@ -100,6 +103,7 @@ impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials")
             .field("stamp_secrets", &self.stamp_secrets.len())
+            .field("rest_secrets", &self.rest_secrets.len())
             .field("users", &self.users.len())
             .field("per_stamped_user", &self.per_stamped_user)
             .finish()
@@ -146,7 +150,7 @@ pub enum ConfigError {
     /// Realm or software name exceed what STUN can carry.
     #[error("the realm or the software name is longer than 127 bytes")]
     TooLong,
-    /// A stamp secret is empty, or a user has an empty or overlong name.
-    #[error("a stamp secret is empty, or the name of a user is empty or longer than 508 bytes")]
+    /// A secret is empty, or a user has an empty or overlong name.
+    #[error("a secret is empty, or the name of a user is empty or longer than 508 bytes")]
     Credentials,
 }

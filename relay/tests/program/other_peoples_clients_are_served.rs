@@ -1,6 +1,6 @@
 //! coturn's client, over all that carries TURN, to a peer of each family and to itself.
 
-use super::support::{Network, PEER, PEER6, RELAY, RELAY6, text};
+use super::support::{Network, PEER, PEER6, RELAY, RELAY6, SOON, text};
 
 fn assert_nothing_lost(output: &str, what: &str) {
     assert!(output.contains("Total lost packets 0 (0.000000%)"), "{what}:\n{output}");
@@ -48,6 +48,31 @@ fn two_clients_of_one_relay_reach_each_other() {
     assert!(busy > 1, "the kernel spreads senders over the workers");
 }
 
+/// `-W` makes name and password as a service for WebRTC does.
+#[test]
+fn a_service_that_shares_a_secret_lets_clients_in() {
+    let network = Network::new();
+    let _echo = network.echo();
+    let secrets = network.file("secrets", "# the one that goes\nold-secret\nnew-secret\n");
+    let mut relay = network.command().args(["--static-secret-file", text(&secrets)]);
+    relay = relay.args(["--realm", "example.com"]);
+    let mut relay = relay.spawn_watched("relay").unwrap();
+    relay.wait_for("relaying", SOON).unwrap();
+    let run = |secret: &str| {
+        let command =
+            network.client.command("timeout").args(["30", "turnutils_uclient", "-u", "anna"]);
+        let command =
+            command.args(["-W", secret, "-e", PEER, "-c", "-m", "2", "-n", "5", "-z", "5", RELAY]);
+        let output = command.output().unwrap();
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    for secret in ["old-secret", "new-secret"] {
+        assert_nothing_lost(&run(secret), secret);
+    }
+    let refused = run("other-secret");
+    assert!(!refused.contains("Total lost packets"), "{refused}");
+}
+
 /// As at providers that translate: the public address is on no interface, and never comes back from outside.
 #[test]
 fn two_clients_of_one_relay_reach_each_other_behind_a_translated_address() {
@@ -61,7 +86,7 @@ fn two_clients_of_one_relay_reach_each_other_behind_a_translated_address() {
         text(&users),
     ]);
     let mut relay = command.spawn_watched("relay").unwrap();
-    relay.wait_for("relaying", super::support::SOON).unwrap();
+    relay.wait_for("relaying", SOON).unwrap();
     let arguments = format!("-y -c -m 4 -n 10 -z 5 {RELAY}");
     assert_nothing_lost(&network.uclient(&arguments), &arguments);
 }
@@ -76,7 +101,7 @@ fn two_relays_stand_side_by_side_and_a_restarted_one_serves_again() {
         .args(["--public-ip4-addr", RELAY, "--listen-port", "3479", "--user-file", text(&users)])
         .args(["--lowest-port", "40000", "--highest-port", "40999"]);
     let mut other = other.spawn_watched("other").unwrap();
-    other.wait_for("relaying", super::support::SOON).unwrap();
+    other.wait_for("relaying", SOON).unwrap();
 
     let run =
         |port: u16| network.uclient(&format!("-p {port} -e {PEER} -c -m 2 -n 10 -z 5 {RELAY}"));
