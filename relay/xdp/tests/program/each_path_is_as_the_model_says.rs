@@ -1,15 +1,14 @@
 //! All twelve ways through the relay, byte by byte.
 
-use connlib_relay_xdp::{Binding, Family, Framing, PATHS, Path};
+use std::net::SocketAddr;
+
+use connlib_relay_xdp::{Addresses, Binding, Config, Family, Framing, PATHS, Path};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 use crate::{
     frame::{Frame, channel_data},
-    lab::{
-        LISTEN_PORT, LOCAL_V4, LOCAL_V6, Lab, PUBLIC_V4, PUBLIC_V6, ROUTER, at, dual_stack,
-        in_namespace,
-    },
+    lab::{LISTEN_PORT, LOCAL_V4, LOCAL_V6, Lab, ROUTER, at, dual_stack, in_namespace, lay_out},
 };
 
 /// Packets a path.
@@ -19,16 +18,29 @@ const PACKETS: usize = 1000;
 #[cfg_attr(not(has_program), ignore = "needs the program: run `cargo xtask ebpf` first")]
 fn each_path_is_as_the_model_says() {
     in_namespace(|| {
-        let mut lab = Lab::new(dual_stack());
-        for path in PATHS {
-            let mut random = ChaCha8Rng::seed_from_u64(u64::from(path.index()));
-            for number in 0..PACKETS {
-                let frame = prepare(&mut lab, path, &mut random);
-                check(&mut lab, path, &frame, number);
-                lab.unbind_all();
+        lay_out();
+        for config in [dual_stack(), without_nat()] {
+            let mut lab = Lab::again(config);
+            for path in PATHS {
+                let mut random = ChaCha8Rng::seed_from_u64(u64::from(path.index()));
+                for number in 0..PACKETS {
+                    let frame = prepare(&mut lab, path, &mut random);
+                    check(&mut lab, path, &frame, number);
+                    lab.unbind_all();
+                }
             }
         }
     });
+}
+
+/// With addresses that are the same inside and outside.
+fn without_nat() -> Config {
+    let both = dual_stack();
+    Config {
+        v4: both.v4.map(|own| Addresses { public: own.local, ..own }),
+        v6: both.v6.map(|own| Addresses { public: own.local, ..own }),
+        ..both
+    }
 }
 
 fn check(lab: &mut Lab, path: Path, frame: &Frame, number: usize) {
@@ -77,19 +89,23 @@ pub(crate) fn prepare(lab: &mut Lab, path: Path, random: &mut ChaCha8Rng) -> Fra
         }
         (Framing::Channel, Framing::Channel) => {
             // By either family of the relay's, and by either name of its.
-            let [public, local] =
-                if random.random() { [PUBLIC_V4, LOCAL_V4] } else { [PUBLIC_V6, LOCAL_V6] };
+            let own = lab.model.own(if random.random() { Family::V4 } else { Family::V6 });
             let [here, there] = [random.random(), random.random()]
-                .map(|is_public| if is_public { public } else { local });
+                .map(|is_public: bool| own[usize::from(is_public)]);
             let client = remote(path.from.family, random);
             let other_client = remote(path.to.family, random);
             let other_port = allocation_port ^ 1;
-            lab.bind(Binding { client, channel, allocation_port, peer: at(there, other_port) });
+            lab.bind(Binding {
+                client,
+                channel,
+                allocation_port,
+                peer: SocketAddr::new(there, other_port),
+            });
             lab.bind(Binding {
                 client: other_client,
                 channel: random.random_range(0x4000..0x5000),
                 allocation_port: other_port,
-                peer: at(here, allocation_port),
+                peer: SocketAddr::new(here, allocation_port),
             });
             let padding = padding(random);
             let payload = channel_data(channel, &data, &padding);
@@ -145,7 +161,7 @@ fn with_odd_checksums(lab: &Lab, frame: Frame, path: Path, random: &mut ChaCha8R
 }
 
 /// Somebody behind the router, on the link, or on another interface.
-fn remote(family: Family, random: &mut ChaCha8Rng) -> std::net::SocketAddr {
+fn remote(family: Family, random: &mut ChaCha8Rng) -> SocketAddr {
     let choice = random.random_range(0..4);
     let ip = match (family, choice) {
         (Family::V4, 0) => "10.0.0.7".to_owned(),

@@ -120,7 +120,7 @@ impl Lab {
 }
 
 /// Of an address.
-fn family(address: SocketAddr) -> Family {
+pub(crate) fn family(address: SocketAddr) -> Family {
     if address.is_ipv4() { Family::V4 } else { Family::V6 }
 }
 

@@ -1,12 +1,12 @@
 //! What a relay does with a datagram, in plain words.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use connlib_relay_xdp::{Action, Binding, Config};
+use connlib_relay_xdp::{Action, Binding, Config, Family};
 
 use crate::{
     frame::{Frame, channel_data},
-    lab::{NEIGHBOURS, ROUTER, SIDE, UPLINK, ethernet_of},
+    lab::{NEIGHBOURS, ROUTER, SIDE, UPLINK, ethernet_of, family},
 };
 
 /// The relay's bindings, and what it does by them.
@@ -86,6 +86,15 @@ impl Model {
         (action, frame)
     }
 
+    /// The relay's own addresses of a family: on its interface, and as announced.
+    pub(crate) fn own(&self, family: Family) -> [IpAddr; 2] {
+        match family {
+            Family::V4 => self.config.v4.map(|own| [own.local.into(), own.public.into()]),
+            Family::V6 => self.config.v6.map(|own| [own.local.into(), own.public.into()]),
+        }
+        .unwrap()
+    }
+
     /// Whether an address is the relay's, by any of its names.
     fn is_own(&self, address: SocketAddr) -> bool {
         self.canonical(address) == self.public(address, address.port())
@@ -98,19 +107,13 @@ impl Model {
         address
     }
 
-    /// The relay's own address of the family of `like`.
+    /// The relay's own address on its interface, of the family of `like`.
     fn local(&self, like: SocketAddr, port: u16) -> SocketAddr {
-        match like {
-            SocketAddr::V4(_) => (self.config.v4.unwrap().local, port).into(),
-            SocketAddr::V6(_) => (self.config.v6.unwrap().local, port).into(),
-        }
+        SocketAddr::new(self.own(family(like))[0], port)
     }
 
     fn public(&self, like: SocketAddr, port: u16) -> SocketAddr {
-        match like {
-            SocketAddr::V4(_) => (self.config.v4.unwrap().public, port).into(),
-            SocketAddr::V6(_) => (self.config.v6.unwrap().public, port).into(),
-        }
+        SocketAddr::new(self.own(family(like))[1], port)
     }
 }
 
