@@ -45,8 +45,18 @@ pub(crate) fn run(_: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// Builds the program for whoever is to embed it. Whether what it is built with could be had; if not, the relay is built
+/// without it.
+pub(crate) fn build_if_possible() -> Result<bool> {
+    if let Err(error) = ensure_tools() {
+        println!("no XDP program: what it is built with cannot be had: {error:#}");
+        return Ok(false);
+    }
+    build().map(|()| true)
+}
+
 /// Installs what the program is built with, and says so.
-pub(crate) fn ensure_tools() -> Result<()> {
+fn ensure_tools() -> Result<()> {
     if !succeeds(&mut nightly("rustc", &["--version"])) {
         println!("installing with rustup: {TOOLCHAIN}");
         let install = ["toolchain", "install", "--profile", "minimal", "--no-self-update"];
@@ -66,7 +76,7 @@ pub(crate) fn ensure_tools() -> Result<()> {
 }
 
 /// Builds the program and puts it where the loader's build looks for it.
-pub(crate) fn build() -> Result<()> {
+fn build() -> Result<()> {
     let target = cargo::target_directory().join("ebpf");
     let build = ["build", "--release", "--locked", "--target", TARGET, "-Zbuild-std=core"];
     cargo::run(

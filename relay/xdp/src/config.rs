@@ -151,3 +151,33 @@ impl fmt::Display for Mode {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn preferences_are_read_as_they_are_written() {
+        use Preference::{Auto, Generic, Native, Off};
+        for preference in [Auto, Native, Generic, Off] {
+            assert_eq!(preference.to_string().parse(), Ok(preference));
+        }
+        assert!("driver".parse::<Preference>().is_err());
+    }
+
+    #[test]
+    fn only_our_own_address_has_another_name() {
+        let config = Config {
+            interfaces: Vec::new(),
+            preference: Preference::Auto,
+            listen_port: 3478,
+            v4: Some(Addresses { local: [10, 0, 0, 5].into(), public: [203, 0, 113, 5].into() }),
+            v6: None,
+        };
+        let known_as = |peer: &str| config.known_as(peer.parse().unwrap()).to_string();
+        assert_eq!(known_as("10.0.0.5:50000"), "203.0.113.5:50000");
+        assert_eq!(known_as("203.0.113.5:50000"), "203.0.113.5:50000");
+        assert_eq!(known_as("10.0.0.6:50000"), "10.0.0.6:50000");
+        assert_eq!(known_as("[2001:db8::5]:50000"), "[2001:db8::5]:50000");
+    }
+}

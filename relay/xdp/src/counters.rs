@@ -1,6 +1,6 @@
 //! What the program has counted.
 
-use connlib_relay_xdp_types::{COUNTS, Count, Outcome, PATHS, Pass, Path};
+use connlib_relay_xdp_types::{COUNTS, Count, Framing, Outcome, PATHS, Pass, Path};
 
 /// What became of the packets since the program was attached, over all CPUs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,10 +28,18 @@ impl Counters {
         self.of(Outcome::Passed(reason)).packets
     }
 
+    /// All that was relayed, to peers ([`Framing::Udp`]) or to clients ([`Framing::Channel`]).
+    pub fn relayed_as(&self, framing: Framing) -> Count {
+        let paths = PATHS.into_iter().filter(|path| path.to.framing == framing);
+        paths.map(|path| self.relayed(path)).fold(Count::default(), |sum, count| Count {
+            packets: sum.packets + count.packets,
+            bytes: sum.bytes + count.bytes,
+        })
+    }
+
     /// All that was relayed.
     pub fn total(&self) -> Count {
-        PATHS.into_iter().map(|path| self.relayed(path)).fold(Count::default(), |sum, count| {
-            Count { packets: sum.packets + count.packets, bytes: sum.bytes + count.bytes }
-        })
+        let [peers, clients] = [Framing::Udp, Framing::Channel].map(|to| self.relayed_as(to));
+        Count { packets: peers.packets + clients.packets, bytes: peers.bytes + clients.bytes }
     }
 }

@@ -8,6 +8,7 @@ mod lab;
 mod model;
 mod wire;
 
+mod bindings_come_and_go;
 mod each_path_is_as_the_model_says;
 mod packets_travel_through_the_relay;
 mod ways_out_follow_the_routes;
