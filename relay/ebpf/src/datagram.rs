@@ -19,7 +19,7 @@ pub const IPV6: u16 = word(0x86dd);
 /// The only protocol for us.
 pub const UDP: u8 = 17;
 /// Version 4, and a header of five times four bytes: no options.
-pub const PLAIN_IPV4: u16 = 0x45;
+pub const PLAIN_IPV4: u8 = 0x45;
 /// The flag that forbids routers to fragment.
 pub const DONT_FRAGMENT: u16 = word(0x4000);
 
@@ -70,10 +70,7 @@ impl Datagram {
         let [version, traffic_class] = front[IP].to_ne_bytes();
         let [hops, protocol] = front[IP + 4].to_ne_bytes();
         let fragmentation = front[IP + 3];
-        if u16::from(version) != PLAIN_IPV4
-            || protocol != UDP
-            || fragmentation & !DONT_FRAGMENT != 0
-        {
+        if version != PLAIN_IPV4 || protocol != UDP || fragmentation & !DONT_FRAGMENT != 0 {
             return None;
         }
         let length = number(front[V4_UDP + 2]);

@@ -139,7 +139,7 @@ impl<'a> Departure<'a> {
         front[ETHER_TYPE] = IPV4;
 
         let length = Family::V4.header() as u16 + self.length();
-        front[IP] = u16::from_ne_bytes([PLAIN_IPV4 as u8, old.traffic_class]);
+        front[IP] = u16::from_ne_bytes([PLAIN_IPV4, old.traffic_class]);
         front[IP + 1] = word(length);
         front[IP + 2] = old.identification;
         front[IP + 3] = old.dont_fragment;

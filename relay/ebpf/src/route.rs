@@ -102,6 +102,9 @@ impl Hop {
         departure: &Departure<'_>,
         length: u16,
     ) -> Result<(), Pass> {
+        if *departure.source == Address::NONE {
+            return Err(Pass::NoRoute);
+        }
         let family = departure.family();
         let dscp = datagram.traffic_class & DSCP;
         let mut lookup = Lookup {

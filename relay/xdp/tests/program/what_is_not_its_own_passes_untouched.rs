@@ -209,6 +209,9 @@ fn a_relay_with_one_family_has_no_business_with_the_other() {
         for frame in [from_client_v6(), from_peer_v6()] {
             passes(&mut lab, "IPv6", &frame.bytes(), None);
         }
+        lab.unbind_all();
+        lab.bind(binding_of_v4());
+        passes(&mut lab, "to IPv6", &from_client_v4().bytes(), Some(Pass::NoRoute));
         let mut nowhere = from_client_v6();
         nowhere.destination = at("::", LISTEN_PORT);
         passes(&mut lab, "nowhere", &nowhere.bytes(), None);
