@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use foldhash::fast::FixedState;
 
 use super::attribute::Transaction;
+use super::key::AddressKey;
 use super::output::{AllocationId, ChannelBinding, Families, FiveTuple};
 use super::response::{Header, Signature};
 
@@ -25,7 +26,7 @@ pub(crate) struct Allocation {
     pub(crate) created_at: Instant,
     pub(super) expires_at: Instant,
     pub(super) channels: HashMap<u16, Channel, FixedState>,
-    pub(super) numbers: HashMap<SocketAddr, u16, FixedState>,
+    pub(super) numbers: HashMap<AddressKey, u16, FixedState>,
     pub(super) permissions: HashMap<IpAddr, Instant, FixedState>,
 }
 
@@ -68,8 +69,8 @@ impl Allocation {
     }
 
     /// Which channel leads to a peer.
-    pub(crate) fn channel_to(&self, peer: &SocketAddr) -> Option<u16> {
-        self.numbers.get(peer).copied()
+    pub(crate) fn channel_to(&self, peer: SocketAddr) -> Option<u16> {
+        self.numbers.get(&peer.into()).copied()
     }
 
     /// Whether data may go to and come from this address without a channel.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use foldhash::fast::FixedState;
 
 use super::allocation::{Allocation, Channel, Grant, State};
+use super::key::ClientKey;
 use super::limits::Limits;
 use super::output::{AllocationId, ChannelBinding, Families, FiveTuple};
 use super::timers::{Timer, Timers};
@@ -22,7 +23,7 @@ pub(crate) struct Allocations {
     slots: Vec<Option<Box<Allocation>>>,
     free: Vec<u32>,
     generation: u32,
-    by_client: HashMap<FiveTuple, AllocationId, FixedState>,
+    by_client: HashMap<ClientKey, AllocationId, FixedState>,
     by_user: HashMap<Arc<str>, Vec<AllocationId>, FixedState>,
     by_source: HashMap<u128, usize, FixedState>,
     timers: Timers,
@@ -97,7 +98,7 @@ impl Allocations {
     }
 
     pub(crate) fn of_client(&self, client: &FiveTuple) -> Option<&Allocation> {
-        self.get(*self.by_client.get(&plain_client(client))?)
+        self.get(*self.by_client.get(&ClientKey::from(client))?)
     }
 
     pub(crate) fn of_user(&self, username: &str) -> &[AllocationId] {
@@ -121,7 +122,7 @@ impl Allocations {
             Some((username, _)) => Arc::clone(username),
             None => Arc::from(username),
         };
-        self.by_client.insert(plain_client(&client), id);
+        self.by_client.insert(ClientKey::from(&client), id);
         self.by_user.entry(Arc::clone(&username)).or_default().push(id);
         *self.by_source.entry(source(&client)).or_default() += 1;
         let expires_at = now + grant.lifetime;
@@ -148,7 +149,7 @@ impl Allocations {
         self.get(id)?;
         let allocation = self.slots[id.slot()].take()?;
         self.free.push(id.slot);
-        self.by_client.remove(&plain_client(&allocation.client));
+        self.by_client.remove(&ClientKey::from(&allocation.client));
         if let Some(ids) = self.by_user.get_mut(&allocation.username) {
             ids.retain(|other| *other != id);
             if ids.is_empty() {
@@ -193,7 +194,7 @@ impl Allocations {
             return Ok(None);
         };
         let expires_at = now + CHANNEL_LIFETIME;
-        let old = match (allocation.channels.get(&number), allocation.numbers.get(&peer)) {
+        let old = match (allocation.channels.get(&number), allocation.numbers.get(&peer.into())) {
             (Some(channel), Some(_)) if channel.peer == peer => Some(channel.expires_at),
             (None, None) => None,
             _ => return Err(Refusal::Bound),
@@ -209,7 +210,7 @@ impl Allocations {
         if old.is_some() {
             return Ok(None);
         }
-        allocation.numbers.insert(peer, number);
+        allocation.numbers.insert(peer.into(), number);
         self.channels += 1;
         Ok(Some(allocation.binding(number, peer)))
     }
@@ -256,7 +257,7 @@ impl Allocations {
         let gone = allocation.channels.extract_if(|_, channel| families.has(channel.peer));
         let gone = gone.map(|(number, Channel { peer, expires_at })| {
             timers.set(Timer::Channel(id.slot, number), Some(expires_at), None);
-            allocation.numbers.remove(&peer);
+            allocation.numbers.remove(&peer.into());
             ChannelBinding { client, channel: number, allocation: id, port, peer }
         });
         let gone: Vec<_> = gone.collect();
@@ -282,7 +283,7 @@ impl Allocations {
             Timer::Allocation(_) => Expired::Allocation(allocation.id),
             Timer::Channel(_, number) => {
                 let channel = allocation.channels.remove(&number)?;
-                allocation.numbers.remove(&channel.peer);
+                allocation.numbers.remove(&channel.peer.into());
                 self.channels -= 1;
                 Expired::Channel(allocation.binding(number, channel.peer))
             }
@@ -300,20 +301,6 @@ impl Allocation {
     pub(crate) fn bindings(&self) -> impl Iterator<Item = ChannelBinding> + '_ {
         self.channels.iter().map(|(number, channel)| self.binding(*number, channel.peer))
     }
-}
-
-/// A 5-tuple without what doesn't tell clients apart: flow labels and scopes.
-fn plain_client(client: &FiveTuple) -> FiveTuple {
-    FiveTuple {
-        transport: client.transport,
-        remote: plain(client.remote),
-        local: plain(client.local),
-    }
-}
-
-/// An address without flow label and scope.
-pub(crate) fn plain(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip(), address.port())
 }
 
 /// Whom the limit of allocations per source counts as one: an IPv4 address, an IPv6 /64.

@@ -41,7 +41,7 @@ impl Allocation {
         payload: &'a [u8],
         policy: &PeerPolicy,
     ) -> Result<ToPeer<'a>, Drop> {
-        if !self.has_permission(&peer.ip()) && self.channel_to(&peer).is_none() {
+        if !self.has_permission(&peer.ip()) && self.channel_to(peer).is_none() {
             return Err(Drop::NoPermission);
         }
         if !policy.allows_port(peer) {
@@ -62,7 +62,7 @@ impl Allocation {
             return Err(Drop::WrongFamily);
         }
         let payload_len = u16::try_from(len).map_err(|_| Drop::TooLong)?;
-        if let Some(channel) = self.channel_to(&peer) {
+        if let Some(channel) = self.channel_to(peer) {
             let padding = if client.transport.is_stream() { padding(len) } else { 0 };
             let prefix = Prefix::new(&[&ChannelData::header(channel, payload_len)]);
             return Ok(ToClient { client, prefix, padding });

@@ -42,6 +42,7 @@ mod counters;
 mod data;
 mod framing;
 mod integrity;
+mod key;
 mod limits;
 mod message;
 mod nonce;
@@ -69,7 +70,7 @@ pub use output::{
 };
 
 use allocation::Allocation;
-use allocations::{Refusal, plain};
+use allocations::Refusal;
 use allocator::Allocator;
 use auth::{Authenticator, Identity};
 use framing::{ChannelData, Kind};
@@ -166,7 +167,7 @@ impl Server {
     ) -> Option<ToClient> {
         let allocation = self.allocator.allocations.get(allocation).filter(|it| it.is_open());
         let received = match allocation {
-            Some(allocation) => allocation.receive(plain(peer), len, &mut self.rng),
+            Some(allocation) => allocation.receive(peer, len, &mut self.rng),
             None => Err(Drop::Stale),
         };
         match received {

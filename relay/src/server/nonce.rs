@@ -9,7 +9,7 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use super::output::{FiveTuple, Transport};
+use super::output::FiveTuple;
 
 /// The length of a nonce in bytes: short, as it makes up much of what strangers are answered.
 pub(crate) const LEN: usize = 16;
@@ -57,13 +57,9 @@ impl Nonces {
 
     fn plain(&self, minute: u32, client: &FiveTuple) -> [u8; 12] {
         let time = &minute.to_be_bytes()[1..];
-        let stream = match client.transport {
-            Transport::Udp => 0,
-            Transport::Stream(id) => id.wrapping_add(1),
-        };
         let mut mac = self.key.clone();
         mac.update(time);
-        mac.update(&stream.to_be_bytes());
+        mac.update(&client.transport.number().to_be_bytes());
         for address in [client.remote, client.local] {
             update_with_address(&mut mac, address);
         }
@@ -85,6 +81,7 @@ fn update_with_address(mac: &mut Hmac<Sha256>, address: SocketAddr) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::Transport;
     use std::time::Duration;
 
     #[test]

@@ -29,6 +29,14 @@ impl Transport {
     pub fn is_stream(self) -> bool {
         matches!(self, Self::Stream(_))
     }
+
+    /// Tells transports apart.
+    pub(crate) fn number(self) -> u64 {
+        match self {
+            Self::Udp => 0,
+            Self::Stream(id) => id.wrapping_add(1),
+        }
+    }
 }
 
 /// What time it is. Both are read once per batch of datagrams.

@@ -35,9 +35,4 @@ impl Timers {
         self.0.remove(&due);
         Some(due.1)
     }
-
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
 }
