@@ -67,6 +67,14 @@ impl Metrics {
             "Whether the relay is about to end and takes no new allocations.",
         );
         text.sample("draining", &[], u64::from(self.0.is_draining.load(Ordering::Relaxed)));
+        let mode = self.0.fast_path.mode();
+        text.family(
+            "xdp_attached",
+            "gauge",
+            "How the XDP program is attached; all is relayed in user space if it is off.",
+        );
+        let mode = mode.map_or_else(|| "off".to_owned(), |mode| mode.to_string());
+        text.sample("xdp_attached", &[("mode", &mode)], u64::from(mode != "off"));
         self.write_relaying(&mut text, &workers);
         write_workers(&mut text, &workers);
         text.0
@@ -123,6 +131,17 @@ impl Metrics {
             for (datapath, direction, traffic) in &relayed {
                 text.sample(name, &[("datapath", datapath), ("direction", direction)], of(traffic));
             }
+        }
+
+        if !fast.passed.is_empty() {
+            text.family(
+                "xdp_passed_total",
+                "counter",
+                "Packets that the XDP program left to user space, by reason.",
+            );
+        }
+        for (reason, count) in fast.passed {
+            text.sample("xdp_passed_total", &[("reason", &format!("{reason:?}"))], count);
         }
 
         text.family(

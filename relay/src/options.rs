@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser};
 use connlib_daemon::ProcessOptions;
+use connlib_relay_xdp::Preference;
 use ipnet::IpNet;
 
 pub(crate) use self::existing::token_variable;
@@ -42,6 +43,8 @@ pub(crate) struct Options {
     pub(crate) addresses: AddressOptions,
     #[command(flatten, next_help_heading = "TURN over TCP and TLS")]
     pub(crate) streams: StreamOptions,
+    #[command(flatten, next_help_heading = "In the kernel")]
+    pub(crate) fast_path: FastPathOptions,
     #[command(flatten, next_help_heading = "With a portal")]
     pub(crate) portal: PortalOptions,
     #[command(flatten, next_help_heading = "Who may allocate, without a portal")]
@@ -125,6 +128,21 @@ pub(crate) struct StreamOptions {
         default_value = "64"
     )]
     pub(crate) max_streams_per_source: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FastPathOptions {
+    /// Interface to relay channels on by an XDP program; can be given more than once [default: none, all in user space]
+    #[arg(long, env = "CONNLIB_XDP_INTERFACE", value_name = "NAME", value_delimiter = ',')]
+    pub(crate) xdp_interface: Vec<String>,
+    /// How the program is attached: auto, native (in the driver), generic (behind it) or off
+    #[arg(long, env = "CONNLIB_XDP", value_name = "MODE", default_value = "auto", value_parser = preference)]
+    pub(crate) xdp: Preference,
+}
+
+/// The existing relay says `driver`.
+fn preference(mode: &str) -> Result<Preference, connlib_relay_xdp::UnknownPreference> {
+    if mode == "driver" { Ok(Preference::Native) } else { mode.parse() }
 }
 
 #[derive(Debug, Args)]

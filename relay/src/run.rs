@@ -73,12 +73,13 @@ impl Relay {
         machine::allow_open_files(files as u64);
 
         let addresses = Addresses::find(&options.addresses);
-        let listen = bind_udp(&addresses, options.addresses.listen_port.get(), workers)?;
+        let fast_path = FastPath::attach(&options.fast_path, &options.addresses);
+        let port = options.addresses.listen_port.get();
+        let listen = bind_udp(&addresses, port, workers, fast_path.allows_joining())?;
         let (listeners, certificates) = bind_streams(&options.streams)?;
         let seats = Seats::new(options.streams.max_streams, options.streams.max_streams_per_source);
 
         let stats: Vec<Arc<Stats>> = (0..workers).map(|_| Arc::default()).collect();
-        let fast_path = FastPath::default();
         let metrics = Metrics::new(stats.clone(), fast_path.clone(), has_portal);
         let health = Health::default().with_metrics({
             let metrics = metrics.clone();

@@ -57,8 +57,14 @@ pub(crate) struct UdpSocket {
 }
 
 impl UdpSocket {
-    /// Binds `address`, non-blocking, with `buffer` bytes in each direction if the system lets us have them.
-    pub(crate) fn bind(address: SocketAddr, sharing: Sharing, buffer: usize) -> io::Result<Self> {
+    /// Binds `address`, non-blocking, with `buffer` bytes in each direction if the system lets us have them. Runs of
+    /// datagrams come as such only if they `may_join`.
+    pub(crate) fn bind(
+        address: SocketAddr,
+        sharing: Sharing,
+        buffer: usize,
+        may_join: bool,
+    ) -> io::Result<Self> {
         let is_v4 = address.is_ipv4();
         let domain = if is_v4 { Domain::IPV4 } else { Domain::IPV6 };
         let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
@@ -71,7 +77,7 @@ impl UdpSocket {
             socket.set_recv_tclass_v6(true)?;
             set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::OMIT)?;
         }
-        if let Err(error) = setsockopt(&socket, UdpGroSegment, &true) {
+        if may_join && let Err(error) = setsockopt(&socket, UdpGroSegment, &true) {
             tracing::debug!(%error, "the kernel does not join received datagrams");
         }
         if setsockopt(&socket, RcvBufForce, &buffer).is_err() {
@@ -216,7 +222,8 @@ mod tests {
     use super::*;
 
     fn pair() -> (UdpSocket, UdpSocket) {
-        let bind = || UdpSocket::bind("127.0.0.1:0".parse().unwrap(), Sharing::Alone, 1 << 16);
+        let bind =
+            || UdpSocket::bind("127.0.0.1:0".parse().unwrap(), Sharing::Alone, 1 << 16, true);
         (bind().unwrap(), bind().unwrap())
     }
 
@@ -246,11 +253,12 @@ mod tests {
 
     #[test]
     fn a_group_keeps_strangers_out() {
-        let first = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), Sharing::First, 4096).unwrap();
+        let first =
+            UdpSocket::bind("127.0.0.1:0".parse().unwrap(), Sharing::First, 4096, true).unwrap();
         let address = local(&first);
-        UdpSocket::bind(address, Sharing::Joining, 4096).unwrap();
+        UdpSocket::bind(address, Sharing::Joining, 4096, true).unwrap();
         for sharing in [Sharing::Alone, Sharing::First] {
-            let error = UdpSocket::bind(address, sharing, 4096).unwrap_err();
+            let error = UdpSocket::bind(address, sharing, 4096, true).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         }
     }

@@ -6,7 +6,7 @@ use clap::Command;
 ///
 /// It has more that do not fit: `OTLP_GRPC_ENDPOINT`, `CONTROL_ENDPOINT` and `TELEMETRY` (this relay has Prometheus
 /// metrics instead) and `RNG_SEED` (for tests). Its token is found by [`token_variable`].
-const VARIABLES: [(&str, &str); 12] = [
+const VARIABLES: [(&str, &str); 14] = [
     ("public_ip4_addr", "PUBLIC_IP4_ADDR"),
     ("public_ip6_addr", "PUBLIC_IP6_ADDR"),
     ("bind_ip4_addr", "BIND_IP4_ADDR"),
@@ -17,6 +17,8 @@ const VARIABLES: [(&str, &str); 12] = [
     ("api_url", "FIREZONE_API_URL"),
     ("name", "FIREZONE_NAME"),
     ("health_listen", "HEALTH_CHECK_ADDR"),
+    ("xdp_interface", "EBPF_OFFLOADING"),
+    ("xdp", "EBPF_ATTACH_MODE"),
     ("log_format", "LOG_FORMAT"),
     ("workers", "NUM_WORKER_THREADS"),
 ];

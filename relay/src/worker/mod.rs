@@ -120,7 +120,7 @@ impl Worker {
             server: parts.server,
             epoll,
             listen: parts.listen,
-            ports: Ports::new(parts.bind, SOCKET_BUFFER),
+            ports: Ports::new(parts.bind, SOCKET_BUFFER, parts.fast_path.allows_joining()),
             streams,
             hairpin: parts.hairpin,
             inbox: parts.inbox,

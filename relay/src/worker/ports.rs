@@ -14,6 +14,7 @@ use crate::udp::{Sharing, UdpSocket};
 pub(super) struct Ports {
     bind: BindAddresses,
     buffer: usize,
+    may_join: bool,
     /// By [`AllocationId::slot`].
     slots: Vec<Option<Port>>,
 }
@@ -44,8 +45,8 @@ impl Port {
 }
 
 impl Ports {
-    pub(super) fn new(bind: BindAddresses, buffer: usize) -> Self {
-        Self { bind, buffer, slots: Vec::new() }
+    pub(super) fn new(bind: BindAddresses, buffer: usize, may_join: bool) -> Self {
+        Self { bind, buffer, may_join, slots: Vec::new() }
     }
 
     pub(super) fn at(&self, slot: usize) -> Option<&Port> {
@@ -65,8 +66,13 @@ impl Ports {
                 return Ok(None);
             }
             let ip = ip.ok_or(PortError::Unavailable)?;
-            let socket = UdpSocket::bind(SocketAddr::new(ip, port), Sharing::Alone, self.buffer)
-                .map_err(|error| port_error(port, &error))?;
+            let socket = UdpSocket::bind(
+                SocketAddr::new(ip, port),
+                Sharing::Alone,
+                self.buffer,
+                self.may_join,
+            )
+            .map_err(|error| port_error(port, &error))?;
             let event = EpollEvent::new(EpollFlags::EPOLLIN, token.into());
             epoll.add(&socket, event).map_err(|error| port_error(port, &error.into()))?;
             Ok(Some(socket))
