@@ -262,7 +262,9 @@ impl Node {
         let channel = match link.connected_path() {
             Some(Path { local: Some(local), remote }) if self.relays.has(local) => {
                 // Without a channel the way is lost, and the packet with it.
-                let Some(channel) = self.relays.channel(local, remote, now) else { return Ok(()) };
+                let Some(channel) = self.relays.channel(local, remote, true, now) else {
+                    return Ok(());
+                };
                 Some(channel)
             }
             _ => None,

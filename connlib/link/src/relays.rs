@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::node::Datagram;
 use crate::output::{Path, Transmit};
 use crate::stun::message::{Attribute, Class, Message, Method};
-use crate::stun::{Mapping, Reached, StunServers};
+use crate::stun::{self, Mapping, Reached, StunServers};
 use allocation::{Allocation, Carrier, Outbox, State};
 pub use session::RelayCredentials;
 
@@ -220,21 +220,29 @@ impl Relays {
         self.allocations.iter().any(|held| held.allocation.has(local))
     }
 
-    /// The channel that a datagram from one of our addresses at a relay to a peer leaves by. `None`: there is no way.
+    /// The channel that a datagram from one of our addresses at a relay to a peer leaves by. `None`: there is no way. If
+    /// an answer is expected and does not come, the relay is asked whether it still is there.
     pub(crate) fn channel(
         &mut self,
         local: SocketAddr,
         peer: SocketAddr,
+        expects_answer: bool,
         now: Instant,
     ) -> Option<Channel> {
         let held = self.allocations.iter_mut().find(|held| held.allocation.has(local))?;
         let number = held.allocation.outbound(peer, now, &mut self.outbox)?;
+        if expects_answer {
+            held.allocation.note_sent(now);
+        }
         Some(Channel { path: held.allocation.carrier().path(), number })
     }
 
     /// Puts the header of a channel in front of a datagram from one of our addresses at a relay.
     pub(crate) fn wrap(&mut self, transmit: &Transmit, now: Instant) -> Option<Transmit> {
-        let channel = self.channel(transmit.path.local?, transmit.path.remote, now)?;
+        let Path { local, remote } = transmit.path;
+        let expects_answer =
+            stun::is_stun(&transmit.payload) && stun::is_request(&transmit.payload);
+        let channel = self.channel(local?, remote, expects_answer, now)?;
         let header = channel.header(transmit.payload.len());
         let mut payload = Vec::with_capacity(CHANNEL_HEADER + transmit.payload.len());
         payload.extend(header);

@@ -19,6 +19,9 @@ const SECOND: Duration = Duration::from_secs(1);
 /// paths every 25 s, and those that get lost.
 pub const WAKES_PER_IDLE_HOUR: u64 = 1000;
 
+/// And for each relay: allocation and channels are refreshed every five minutes.
+pub const WAKES_PER_IDLE_HOUR_AND_RELAY: u64 = 200;
+
 /// What a story came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
@@ -49,8 +52,9 @@ struct Story {
     clients: usize,
     gateways: usize,
     sites: usize,
-    /// Gateways are behind routers: those of clients must not be symmetric then.
+    /// Gateways are behind routers: those of clients must not be symmetric then, unless there is a relay.
     are_gateways_hidden: bool,
+    relays: usize,
     flows: Vec<FlowId>,
     /// Everything that was broken is mended after so long.
     mended_after: Duration,
@@ -85,6 +89,7 @@ impl Story {
         let gateways = random.pick(&[1, 1, 2]);
         let sites = if gateways == 2 { random.pick(&[1, 2]) } else { 1 };
         let are_gateways_hidden = random.chance(0.2);
+        let relays = random.pick(&[0, 0, 0, 1, 2]);
         let mut story = Self {
             world: World::new(seed),
             random,
@@ -92,6 +97,7 @@ impl Story {
             gateways,
             sites,
             are_gateways_hidden,
+            relays,
             flows: Vec::new(),
             mended_after: Duration::ZERO,
             conditions,
@@ -101,9 +107,12 @@ impl Story {
     }
 
     fn build(&mut self) {
+        for _ in 0..self.relays {
+            self.world.add_relay();
+        }
         for number in 0..self.gateways {
             let mut access = match self.are_gateways_hidden {
-                true => Access::behind(Mapping::EndpointIndependent, self.line()),
+                true => Access::behind(self.hidden_mapping(), self.line()),
                 false => Access::public(self.line()),
             };
             access.ipv6 = self.random.pick(&[None, Some(None)]);
@@ -145,11 +154,19 @@ impl Story {
         Line { latency, jitter, loss, duplication }
     }
 
+    /// What a router does if those at the other end hide their hosts as well.
+    fn hidden_mapping(&mut self) -> Mapping {
+        match self.relays {
+            0 => Mapping::EndpointIndependent,
+            _ => self.random.pick(&[Mapping::EndpointIndependent, Mapping::Symmetric]),
+        }
+    }
+
     fn client_access(&mut self) -> Access {
         let line = self.line();
         let mut access = match self.random.index(3) {
             0 => Access::public(line),
-            _ if self.are_gateways_hidden => Access::behind(Mapping::EndpointIndependent, line),
+            _ if self.are_gateways_hidden => Access::behind(self.hidden_mapping(), line),
             1 => Access::behind(Mapping::EndpointIndependent, line),
             _ => Access::behind(Mapping::Symmetric, line),
         };
@@ -233,7 +250,7 @@ impl Story {
         let short = self.random.duration(Duration::ZERO, 8 * SECOND);
         let long = self.random.duration(8 * SECOND, 90 * SECOND);
         let is_polite = self.random.chance(0.5);
-        match self.random.index(16) {
+        match self.random.index(if self.relays > 0 { 18 } else { 16 }) {
             0 => {
                 let access = self.client_access();
                 let gap = self.random.pick(&[Duration::ZERO, short]);
@@ -291,6 +308,11 @@ impl Story {
                     self.world.start_push(self.flows[flow], period, 3 * long);
                 }
             }
+            16 | 17 => {
+                let (relay, is_noticed) = (self.random.index(self.relays), is_polite);
+                self.world.restart_relay(relay, is_noticed, short);
+                self.takes(short);
+            }
             _ => {
                 let line = self.line();
                 let node = self.random.pick(&[Node::Client(client), Node::Gateway(gateway)]);
@@ -324,7 +346,8 @@ impl Story {
                 Node::Client(_) => self.gateways,
                 _ => self.clients,
             };
-            let budget = WAKES_PER_IDLE_HOUR / 3 * links as u64;
+            let budget = WAKES_PER_IDLE_HOUR / 3 * links as u64
+                + WAKES_PER_IDLE_HOUR_AND_RELAY / 3 * self.relays as u64;
             let wakes = self.world.wakes(node);
             assert!(wakes <= budget, "{node:?} wakes {wakes} times in 20 minutes");
         }

@@ -52,6 +52,65 @@ fn any_pair_of_routers_that_has_a_path_finds_it_within_half_a_second() {
 }
 
 #[test]
+fn relays_help_where_routers_leave_no_direct_path() {
+    let usual = Access::behind(Mapping::EndpointIndependent, LINE);
+    let symmetric = Access::behind(Mapping::Symmetric, LINE);
+    for relays in [1, 2] {
+        for (gateway, client) in [(symmetric, symmetric), (symmetric, usual), (usual, symmetric)] {
+            let mut world = World::new(1);
+            for _ in 0..relays {
+                world.add_relay();
+            }
+            world.add_gateway(1, gateway);
+            let client = world.add_client(client);
+            world.add_resource(ResourceSpec::network(1, 1, "10.0.0.0/8"), &[client]);
+            world.run(2 * SECOND);
+            let start = world.now();
+            let spec = FlowSpec::to_address(client, What::Udp(7), "10.0.0.1");
+            let flow = world.start(spec.every(ms(50)));
+            world.run(60 * SECOND);
+            let waited = world.first_answer(flow, start);
+            println!("{relays} relays, {:?} {:?}: {waited:?}", gateway.ipv4, usual.ipv4);
+            assert!(waited <= ms(500), "{waited:?}");
+            let silence = world.longest_silence(flow, start + SECOND);
+            assert!(silence <= ms(200), "{silence:?}");
+            // Long enough for allocations and channels to have expired.
+            world.run(700 * SECOND);
+            assert!(world.longest_silence(flow, start + SECOND) <= ms(200));
+            world.finish();
+        }
+    }
+}
+
+#[test]
+fn a_relay_that_is_lost_is_replaced_within_three_seconds() {
+    let symmetric = Access::behind(Mapping::Symmetric, LINE);
+    for (relays, is_noticed) in [(1, false), (1, true), (2, false), (2, true)] {
+        let mut world = World::new(7);
+        for _ in 0..relays {
+            world.add_relay();
+        }
+        world.add_gateway(1, symmetric);
+        let client = world.add_client(symmetric);
+        world.add_resource(ResourceSpec::network(1, 1, "10.0.0.0/8"), &[client]);
+        world.run(2 * SECOND);
+        let spec = FlowSpec::to_address(client, What::Udp(7), "10.0.0.1").every(ms(50));
+        let flow = world.start(spec);
+        world.run(10 * SECOND);
+        for number in 0..relays {
+            let start = world.now();
+            let pause = if relays == 1 { ms(100) } else { 30 * SECOND };
+            world.restart_relay(number, is_noticed, pause);
+            world.run(60 * SECOND);
+            let silence = world.longest_silence(flow, start);
+            println!("{relays} relays, noticed {is_noticed}: {silence:?}");
+            assert!(silence <= 3 * SECOND, "{silence:?}");
+        }
+        world.finish();
+    }
+}
+
+#[test]
 fn without_a_path_applications_are_told_and_nobody_keeps_trying() {
     let symmetric = Access::behind(Mapping::Symmetric, LINE);
     let mut world = World::new(1);

@@ -244,10 +244,7 @@ impl Allocation {
         out: &mut Outbox,
     ) -> Option<u16> {
         match self.channels.outbound(peer) {
-            Outbound::Ready(number) => {
-                self.note_sent(now);
-                Some(number)
-            }
+            Outbound::Ready(number) => Some(number),
             Outbound::Bind(number) => {
                 self.bind(number, now, out);
                 Some(number)
@@ -362,11 +359,12 @@ impl Allocation {
         self.ask_after() + SILENCE.max(self.round_trip * 3)
     }
 
-    fn note_sent(&mut self, now: Instant) {
+    /// Something was sent that the relay or a peer is to answer.
+    pub(super) fn note_sent(&mut self, now: Instant) {
         if self.silent_since.is_none() {
             self.silent_since = Some(now);
-            self.watches_once = self.watch_at.is_none()
-                && self.heard.is_none_or(|heard| now >= heard + LIVELY);
+            self.watches_once =
+                self.watch_at.is_none() && self.heard.is_none_or(|heard| now >= heard + LIVELY);
             // What is set already looks again when it is due: there is no timer for each packet.
             self.watch_at.get_or_insert(now + ASK_AFTER.max(self.round_trip * 2));
         }

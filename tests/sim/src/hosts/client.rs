@@ -12,7 +12,7 @@ use connlib_tunnel::client::{
 };
 use connlib_tunnel::{Datagrams, GatewayId, Output};
 
-use super::{Alarm, BATCH, Effect, flush, stun_server};
+use super::{Alarm, BATCH, Effect, flush};
 use crate::internet::{Datagram, Node};
 use crate::model::ProbeId;
 use crate::portal::{Candidates, ToClient, ToPortal, addresses};
@@ -125,12 +125,13 @@ impl ClientHost {
 
     pub(crate) fn handle_portal(&mut self, message: ToClient, now: Instant, out: &mut Vec<Effect>) {
         match message {
-            ToClient::Init { interface, resources } => {
+            ToClient::Init { interface, resources, relays } => {
                 self.tunnel.set_interface(interface, now);
                 self.tunnel.set_resources(resources, now);
-                self.tunnel.set_relays(&[stun_server()], now);
+                self.tunnel.set_relays(&relays, now);
                 self.tunnel.handle_portal_connected(now);
             }
+            ToClient::Relays(relays) => self.tunnel.set_relays(&relays, now),
             ToClient::ResourceChanged(resource) => self.tunnel.upsert_resource(resource, now),
             ToClient::ResourceRemoved(resource) => self.tunnel.remove_resource(resource, now),
             ToClient::Created { resource, gateway, keys } => {

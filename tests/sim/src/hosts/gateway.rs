@@ -13,7 +13,7 @@ use connlib_tunnel::{
     ResolutionId, ResolveError, ResourceId,
 };
 
-use super::{Alarm, BATCH, Effect, flush, stun_server};
+use super::{Alarm, BATCH, Effect, flush};
 use crate::internet::{Datagram, Node};
 use crate::model::ProbeId;
 use crate::portal::{Candidates, ToGateway, ToPortal, addresses};
@@ -124,7 +124,7 @@ impl GatewayHost {
         out: &mut Vec<Effect>,
     ) {
         match message {
-            ToGateway::Init { authorizations } => {
+            ToGateway::Init { authorizations, relays } => {
                 let own = addresses(Node::Gateway(self.number));
                 self.tunnel.set_interface(own.ipv4, own.ipv6);
                 let lasting: BTreeMap<_, _> = authorizations
@@ -139,8 +139,9 @@ impl GatewayHost {
                     None => false,
                 });
                 self.tunnel.retain_authorizations(authorizations, now);
-                self.tunnel.set_relays(&[stun_server()], now);
+                self.tunnel.set_relays(&relays, now);
             }
+            ToGateway::Relays(relays) => self.tunnel.set_relays(&relays, now),
             ToGateway::Create { reference, authorization } => {
                 let told = Told {
                     resource: authorization.resource.clone(),

@@ -2,20 +2,19 @@
 
 mod client;
 mod gateway;
+mod relay;
 
 use std::time::Instant;
 
 use connlib_link::{SendQueue, Transmit};
 use connlib_packet::Ecn;
+use connlib_tunnel::ResolutionId;
 use connlib_tunnel::client::DnsQuery;
-use connlib_tunnel::{Relay, ResolutionId};
 
 pub(crate) use client::ClientHost;
 pub(crate) use gateway::GatewayHost;
+pub(crate) use relay::{RelayHost, addresses as relay_addresses};
 
-use uuid::Uuid;
-
-use crate::internet::{STUN_V4, STUN_V6};
 use crate::model::ProbeId;
 use crate::portal::ToPortal;
 
@@ -36,11 +35,6 @@ pub(crate) enum Effect {
     Note(String),
     /// Something that must not be.
     Violation(String),
-}
-
-/// The server that tells hosts their addresses, as the portal announces it.
-fn stun_server() -> Relay {
-    Relay { id: Uuid::from_u128(0x57), addresses: vec![STUN_V4, STUN_V6], credentials: None }
 }
 
 /// Bytes of a batch: room for a run of datagrams.
@@ -82,19 +76,31 @@ fn flush(queue: &mut SendQueue, cargo: Option<ProbeId>, out: &mut Vec<Effect>) {
     queue.clear();
 }
 
+/// What is inside a datagram that goes to or comes from a relay.
+fn unwrapped(datagram: &[u8]) -> &[u8] {
+    match datagram {
+        [0x40..0x50, _, high, low, rest @ ..] => {
+            rest.get(..u16::from_be_bytes([*high, *low]).into()).unwrap_or_default()
+        }
+        _ => datagram,
+    }
+}
+
 /// Whether a datagram is a packet inside WireGuard.
 pub(crate) fn is_data(datagram: &[u8]) -> bool {
+    let datagram = unwrapped(datagram);
     datagram.starts_with(&[4, 0, 0, 0]) && datagram.len() > connlib_link::OVERHEAD
 }
 
 /// Whether a datagram begins a WireGuard handshake.
 pub(crate) fn is_initiation(datagram: &[u8]) -> bool {
+    let datagram = unwrapped(datagram);
     datagram.starts_with(&[1, 0, 0, 0]) && datagram.len() == 148
 }
 
 /// What a datagram is, for people.
 pub(crate) fn kind(datagram: &[u8]) -> &'static str {
-    match datagram.first() {
+    match unwrapped(datagram).first() {
         Some(0) => "STUN request",
         Some(1) if datagram.get(4..8) == Some(&[0x21, 0x12, 0xa4, 0x42]) => "STUN answer",
         Some(1) => "handshake initiation",

@@ -18,6 +18,9 @@ use nat::Nat;
 /// The port that all hosts use.
 const PORT: u16 = connlib_link::PREFERRED_PORT;
 
+/// From a server to the backbone.
+pub(crate) const SERVER_LATENCY: Duration = Duration::from_millis(5);
+
 /// Where the STUN server listens.
 pub(crate) const STUN_V4: SocketAddr =
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 250)), 3478);
@@ -34,6 +37,8 @@ pub enum Node {
     Gateway(usize),
     /// The server that tells others their addresses.
     Stun,
+    /// A relay, by its number.
+    Relay(usize),
 }
 
 /// What a host's line to the internet is like.
@@ -132,6 +137,16 @@ struct Host {
     ipv6: Option<SocketAddr>,
     /// By family: IPv4, IPv6.
     routers: [Option<usize>; 2],
+    /// It receives on all ports, and sends from any.
+    has_all_ports: bool,
+}
+
+impl Host {
+    /// Whether a datagram can come here, or from here, with this address.
+    fn has(&self, address: SocketAddr) -> bool {
+        let mut own = [self.ipv4, self.ipv6].into_iter().flatten();
+        own.any(|own| own == address || (self.has_all_ports && own.ip() == address.ip()))
+    }
 }
 
 /// All hosts and routers.
@@ -153,13 +168,23 @@ impl Internet {
             given_out: 0,
             random,
         };
-        let line = Line::clean(Duration::from_millis(5));
-        let host =
-            Host { line, up: true, ipv4: Some(STUN_V4), ipv6: Some(STUN_V6), routers: [None; 2] };
-        internet.hosts.insert(Node::Stun, host);
-        internet.owners.insert(STUN_V4.ip(), (Node::Stun, None));
-        internet.owners.insert(STUN_V6.ip(), (Node::Stun, None));
+        internet.attach_server(Node::Stun, STUN_V4, STUN_V6);
         internet
+    }
+
+    /// Gives a server two addresses that everybody can reach, near the backbone.
+    pub(crate) fn attach_server(&mut self, node: Node, ipv4: SocketAddr, ipv6: SocketAddr) {
+        let host = Host {
+            line: Line::clean(SERVER_LATENCY),
+            up: true,
+            ipv4: Some(ipv4),
+            ipv6: Some(ipv6),
+            routers: [None; 2],
+            has_all_ports: matches!(node, Node::Relay(_)),
+        };
+        self.hosts.insert(node, host);
+        self.owners.insert(ipv4.ip(), (node, None));
+        self.owners.insert(ipv6.ip(), (node, None));
     }
 
     /// Gives a host new addresses in the place of those that it had, which nobody has any more.
@@ -190,7 +215,8 @@ impl Internet {
             routers[1] = router;
             SocketAddr::new(global, PORT)
         });
-        let host = Host { line: access.line, up: true, ipv4, ipv6, routers };
+        let (line, has_all_ports) = (access.line, false);
+        let host = Host { line, up: true, ipv4, ipv6, routers, has_all_ports };
         self.hosts.insert(node, host);
     }
 
@@ -251,7 +277,10 @@ impl Internet {
     ) -> Fate {
         let fits = |source: &SocketAddr| source.is_ipv4() == destination.is_ipv4();
         let source = match local {
-            Some(local) => self.addresses(from).into_iter().find(|a| *a == local).filter(fits),
+            Some(local) => {
+                let is_own = self.hosts.get(&from).is_some_and(|host| host.has(local));
+                Some(local).filter(|_| is_own).filter(fits)
+            }
             None => self.addresses(from).into_iter().find(fits),
         };
         let inside = source.or(local).unwrap_or(destination);
@@ -295,9 +324,7 @@ impl Internet {
     /// Whom a datagram that [`forward`](Self::forward) let travel arrives at.
     pub(crate) fn receiver(&self, datagram: &Datagram) -> Option<Node> {
         let host = self.hosts.get(&datagram.from)?;
-        let mine = [host.ipv4, host.ipv6].into_iter().flatten();
-        (host.up && mine.into_iter().any(|own| own == datagram.destination))
-            .then_some(datagram.from)
+        (host.up && host.has(datagram.destination)).then_some(datagram.from)
     }
 
     fn travel(&mut self, line: Line, datagram: Datagram, now: Instant) -> Fate {

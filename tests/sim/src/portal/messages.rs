@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use connlib_tunnel::client::{FailureReason, Gateway, Interface, Resource};
-use connlib_tunnel::{Authorization, ClientId, Filters, GatewayId, LinkKeys, ResourceId, Retained};
+use connlib_tunnel::{
+    Authorization, ClientId, Filters, GatewayId, LinkKeys, Relay, ResourceId, Retained,
+};
 
 /// From a client or a gateway.
 #[derive(Debug, Clone)]
@@ -27,7 +29,8 @@ pub(crate) enum FromPortal {
 
 #[derive(Debug, Clone)]
 pub(crate) enum ToClient {
-    Init { interface: Interface, resources: Vec<Resource> },
+    Init { interface: Interface, resources: Vec<Resource>, relays: Vec<Relay> },
+    Relays(Vec<Relay>),
     ResourceChanged(Resource),
     ResourceRemoved(ResourceId),
     Created { resource: ResourceId, gateway: Gateway, keys: LinkKeys },
@@ -37,7 +40,8 @@ pub(crate) enum ToClient {
 
 #[derive(Debug, Clone)]
 pub(crate) enum ToGateway {
-    Init { authorizations: Vec<Retained> },
+    Init { authorizations: Vec<Retained>, relays: Vec<Relay> },
+    Relays(Vec<Relay>),
     Create { reference: u64, authorization: Box<Authorization> },
     Reject { client: ClientId, resource: ResourceId },
     Filters { resource: ResourceId, filters: Filters },

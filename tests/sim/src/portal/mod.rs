@@ -4,16 +4,19 @@
 mod messages;
 mod policy;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use connlib_tunnel::client::{FailureReason, Gateway, Interface};
 use connlib_tunnel::{
-    Authorization, AuthorizedClient, ClientId, GatewayId, IceCredentials, LinkKeys, ResourceId,
-    Retained,
+    Authorization, AuthorizedClient, ClientId, GatewayId, IceCredentials, LinkKeys, Relay,
+    ResourceId, Retained,
 };
 
-use crate::internet::Node;
+use uuid::Uuid;
+
+use crate::hosts::RelayHost;
+use crate::internet::{Node, STUN_V4, STUN_V6};
 pub(crate) use messages::{Candidates, FromPortal, ToClient, ToGateway, ToPortal};
 pub(crate) use policy::Addresses;
 pub(crate) use policy::Policy;
@@ -49,7 +52,7 @@ pub(crate) fn addresses(node: Node) -> Addresses {
     match node {
         Node::Client(number) => Addresses::numbered(0x100 + number as u16),
         Node::Gateway(number) => Addresses::numbered(0x200 + number as u16),
-        Node::Stun => unreachable!("it has none"),
+        Node::Stun | Node::Relay(_) => unreachable!("it has none"),
     }
 }
 
@@ -60,6 +63,7 @@ type Key = (usize, ResourceId);
 #[derive(Debug, Default)]
 pub(crate) struct Portal {
     pub(crate) policy: Policy,
+    relays: BTreeSet<usize>,
     /// The peers that are connected, with the keys that they announced.
     present: BTreeMap<Node, PublicKey>,
     live: BTreeMap<Key, Live>,
@@ -110,7 +114,8 @@ impl Portal {
                 let Addresses { ipv4, ipv6 } = addresses(node);
                 let (do53, doh) = (vec![[192, 0, 2, 53].into()], Vec::new());
                 let interface = Interface { ipv4, ipv6, do53, doh, search_domain: None };
-                self.tell_client(client, ToClient::Init { interface, resources });
+                let relays = self.relays(node);
+                self.tell_client(client, ToClient::Init { interface, resources, relays });
                 self.recreate(|(owner, _), _| owner == client, now);
             }
             Node::Gateway(gateway) => {
@@ -124,11 +129,38 @@ impl Portal {
                         expires_at: live.expires_at,
                     })
                     .collect();
-                self.tell_gateway(gateway, ToGateway::Init { authorizations: snapshot });
+                let relays = self.relays(node);
+                let message = ToGateway::Init { authorizations: snapshot, relays };
+                self.tell_gateway(gateway, message);
                 self.recreate(|_, live| live.gateway == gateway, now);
             }
-            Node::Stun => {}
+            Node::Stun | Node::Relay(_) => {}
         }
+    }
+
+    /// Replaces the relays that peers are told of.
+    pub(crate) fn set_relays(&mut self, relays: BTreeSet<usize>) {
+        self.relays = relays;
+        for node in self.present.keys().copied().collect::<Vec<_>>() {
+            let relays = self.relays(node);
+            match node {
+                Node::Client(client) => self.tell_client(client, ToClient::Relays(relays)),
+                Node::Gateway(gateway) => self.tell_gateway(gateway, ToGateway::Relays(relays)),
+                Node::Stun | Node::Relay(_) => {}
+            }
+        }
+    }
+
+    /// What a peer is told of relays: its credentials are for its key alone.
+    fn relays(&self, node: Node) -> Vec<Relay> {
+        let stun = Relay {
+            id: Uuid::from_u128(0x57),
+            addresses: vec![STUN_V4, STUN_V6],
+            credentials: None,
+        };
+        let key = self.present.get(&node).copied().unwrap_or_default();
+        let relays = self.relays.iter().map(|number| RelayHost::announced(*number, key));
+        [stun].into_iter().chain(relays).collect()
     }
 
     /// A peer's connection is gone.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use connlib_tunnel::{Filter, ResourceId};
 
 use super::{BREAKS_CONNECTIONS, Happening, Machine, PORTAL_LATENCY, World, ms};
-use crate::hosts::{ClientHost, GatewayHost};
-use crate::internet::{Access, Line, Node};
+use crate::hosts::{ClientHost, GatewayHost, RelayHost};
+use crate::internet::{Access, Line, Mapping, Node, SERVER_LATENCY};
 use crate::portal::ResourceSpec;
 
 /// What a line that loses up to a tenth of its datagrams, each way, adds to anything.
@@ -28,6 +28,8 @@ pub mod bounds {
     pub const RELINKED: Duration = Duration::from_millis(3000);
     /// A gateway has crashed, and what a client had through it ended before it was back: nobody tells the client.
     pub const FORGOTTEN: Duration = Duration::from_secs(40);
+    /// A relay that is in use does not answer any more, or knows nothing: another one takes over.
+    pub const RELAY_LOST: Duration = Duration::from_millis(3000);
     /// Something in the policy is another thing now.
     pub const POLICY: Duration = Duration::from_millis(1000);
 }
@@ -71,7 +73,7 @@ impl World {
         match node {
             Node::Client(number) => self.clients[number].down_since = Some(now),
             Node::Gateway(number) => self.gateways[number].down_since = Some(now),
-            Node::Stun => {}
+            Node::Stun | Node::Relay(_) => {}
         }
         self.internet.set_up(node, false);
         if gap > BREAKS_CONNECTIONS {
@@ -81,7 +83,7 @@ impl World {
             match node {
                 Node::Client(number) => world.clients[number].down_since = None,
                 Node::Gateway(number) => world.gateways[number].down_since = None,
-                Node::Stun => {}
+                Node::Stun | Node::Relay(_) => {}
             }
             world.internet.set_up(node, true);
             if gap > BREAKS_CONNECTIONS {
@@ -109,7 +111,7 @@ impl World {
         match node {
             Node::Client(number) => self.clients[number].access.line = line,
             Node::Gateway(number) => self.gateways[number].access.line = line,
-            Node::Stun => {}
+            Node::Stun | Node::Relay(_) => {}
         }
         for client in 0..self.clients.len() {
             self.model.set_patience(client, self.patience(client));
@@ -177,6 +179,39 @@ impl World {
             flow.restart();
         }
         self.connect(node);
+    }
+
+    pub(super) fn start_relay(&mut self, number: usize) {
+        let (seed, now) = (self.random.seed32(), self.now);
+        self.relays[number] = Some(RelayHost::new(number, seed, now));
+        self.announce_relays();
+    }
+
+    fn announce_relays(&mut self) {
+        let running = self.relays.iter().enumerate().filter(|(_, relay)| relay.is_some());
+        self.portal.set_relays(running.map(|(number, _)| number).collect());
+        self.post();
+    }
+
+    /// A relay stops, knowing nothing any more when it starts again after a pause. For as long as `is_noticed` is not
+    /// true, the portal goes on naming it.
+    pub fn restart_relay(&mut self, number: usize, is_noticed: bool, pause: Duration) {
+        for client in 0..self.clients.len() {
+            let bound = if self.needs_relay() { bounds::RELAY_LOST } else { bounds::PLUGGED_IN };
+            self.break_client(client, pause + bound);
+        }
+        self.relays[number] = None;
+        if is_noticed {
+            self.announce_relays();
+        }
+        self.later(pause, move |world| world.start_relay(number));
+    }
+
+    /// Whether there may be a client that reaches its gateways by a relay alone.
+    fn needs_relay(&self) -> bool {
+        let is_symmetric = |access: &Access| access.ipv4 == Some(Some(Mapping::Symmetric));
+        self.clients.iter().any(|client| is_symmetric(&client.access)) && self.is_gateway_hidden()
+            || self.gateways.iter().any(|gateway| is_symmetric(&gateway.access))
     }
 
     /// The portal is away for a while.
@@ -328,7 +363,9 @@ impl World {
         let client = Node::Client(client);
         let gateways = 0..self.gateways.len();
         let round_trips = gateways.map(|g| self.internet.round_trip(client, Node::Gateway(g)));
-        round_trips.max().unwrap_or_default()
+        // By two relays, perhaps, each of them passed both ways.
+        let relayed = if self.relays.is_empty() { Duration::ZERO } else { 8 * SERVER_LATENCY };
+        round_trips.max().unwrap_or_default() + relayed
     }
 
     fn disconnect(&mut self, node: Node) {

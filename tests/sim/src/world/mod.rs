@@ -16,7 +16,7 @@ use connlib_tunnel::client::DnsQuery;
 use connlib_tunnel::{ResolutionId, ResourceId, SiteId};
 
 use crate::app::{Flow, FlowId, FlowSpec};
-use crate::hosts::{self, ClientHost, Effect, GatewayHost};
+use crate::hosts::{self, ClientHost, Effect, GatewayHost, RelayHost};
 use crate::internet::{self, Access, Datagram, Fate, Internet, Node};
 use crate::logs;
 use crate::model::{Model, ProbeId, Tally};
@@ -52,6 +52,8 @@ pub struct World {
     wires: BTreeMap<Node, Wire>,
     clients: Vec<Machine<ClientHost>>,
     gateways: Vec<Machine<GatewayHost>>,
+    /// `None`: it does not run.
+    relays: Vec<Option<RelayHost>>,
     names: Names,
     flows: Vec<Flow>,
     probes: u32,
@@ -128,6 +130,7 @@ impl World {
             wires: BTreeMap::new(),
             clients: Vec::new(),
             gateways: Vec::new(),
+            relays: Vec::new(),
             names: Names::default(),
             flows: Vec::new(),
             probes: 0,
@@ -188,6 +191,19 @@ impl World {
         self.model.add_client(number, Duration::ZERO, self.now);
         self.model.set_patience(number, self.patience(number));
         self.boot_client(number);
+        number
+    }
+
+    /// Starts a relay that everybody is told of. Returns its number.
+    pub fn add_relay(&mut self) -> usize {
+        let number = self.relays.len();
+        let [ipv4, ipv6] = hosts::relay_addresses(number);
+        self.internet.attach_server(Node::Relay(number), ipv4, ipv6);
+        self.relays.push(None);
+        self.start_relay(number);
+        for client in 0..self.clients.len() {
+            self.model.set_patience(client, self.patience(client));
+        }
         number
     }
 
@@ -300,7 +316,7 @@ impl World {
                 let rings = machine.host.as_ref().map_or(0, |host| host.alarm.rings);
                 rings.saturating_sub(std::mem::replace(&mut machine.rings_before, rings))
             }
-            Node::Stun => 0,
+            Node::Stun | Node::Relay(_) => 0,
         }
     }
 
@@ -351,9 +367,13 @@ impl World {
             Some((machine.host.as_ref()?.alarm.at?, Node::Client(number)))
         });
         let gateways = self.gateways.iter().enumerate();
-        clients.chain(gateways.filter_map(|(number, machine)| {
+        let gateways = gateways.filter_map(|(number, machine)| {
             Some((machine.host.as_ref()?.alarm.at?, Node::Gateway(number)))
-        }))
+        });
+        let relays = self.relays.iter().enumerate();
+        let relays = relays
+            .filter_map(|(number, relay)| Some((relay.as_ref()?.alarm.at?, Node::Relay(number))));
+        clients.chain(gateways).chain(relays)
     }
 
     fn step(&mut self) {
@@ -372,6 +392,7 @@ impl World {
                 match node {
                     Node::Client(number) => self.with_client(number, |h, out| h.wake(now, out)),
                     Node::Gateway(number) => self.with_gateway(number, |h, out| h.wake(now, out)),
+                    Node::Relay(number) => self.with_relay(number, |h, out| h.wake(now, out)),
                     Node::Stun => {}
                 }
             }
@@ -436,6 +457,14 @@ impl World {
             f(host, &mut effects);
         }
         self.apply(Node::Gateway(number), effects);
+    }
+
+    fn with_relay(&mut self, number: usize, f: impl FnOnce(&mut RelayHost, &mut Vec<Effect>)) {
+        let mut effects = Vec::new();
+        if let Some(host) = &mut self.relays[number] {
+            f(host, &mut effects);
+        }
+        self.apply(Node::Relay(number), effects);
     }
 
     fn apply(&mut self, node: Node, effects: Vec<Effect>) {
@@ -524,6 +553,9 @@ impl World {
             Some(Node::Gateway(number)) => {
                 self.with_gateway(number, |host, out| host.handle_datagram(datagram, now, out));
             }
+            Some(Node::Relay(number)) => {
+                self.with_relay(number, |host, out| host.handle_datagram(datagram, now, out));
+            }
             Some(Node::Stun) => {
                 if let Some(answer) = internet::stun::answer(&datagram.payload, datagram.source) {
                     let (local, remote) = (Some(datagram.destination), datagram.source);
@@ -591,7 +623,7 @@ impl World {
             Node::Gateway(number) => {
                 self.gateways[number].host.as_ref().map(GatewayHost::public_key)
             }
-            Node::Stun => None,
+            Node::Stun | Node::Relay(_) => None,
         };
         let can_connect =
             self.portal_is_up && !self.is_down(node) && !self.internet.addresses(node).is_empty();
@@ -621,7 +653,7 @@ impl World {
         match node {
             Node::Client(number) => self.clients[number].down_since.is_some(),
             Node::Gateway(number) => self.gateways[number].down_since.is_some(),
-            Node::Stun => false,
+            Node::Stun | Node::Relay(_) => false,
         }
     }
 }
@@ -655,6 +687,7 @@ fn number_of(node: Node) -> u64 {
         Node::Client(number) => number as u64,
         Node::Gateway(number) => 1000 + number as u64,
         Node::Stun => 2000,
+        Node::Relay(number) => 3000 + number as u64,
     }
 }
 
