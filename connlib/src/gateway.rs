@@ -1,17 +1,19 @@
 //! A gateway's session.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+mod host;
+
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use connlib_link::SendQueue;
 use connlib_net::events::{Event as SystemEvent, Events};
-use connlib_net::netlink::{Interface, Ipv6Support, MAIN_TABLE};
-use connlib_net::nft::{Forwarding, GatewayNat, Masquerade};
+use connlib_net::netlink::Ipv6Support;
+use connlib_net::nft::Masquerade;
 use connlib_net::retry::Retry;
 use connlib_net::timer::Timer;
 use connlib_net::tun::{LinkSettings, Offloads, Tun};
 use connlib_net::{resolvers, udp};
-use connlib_packet::{Ecn, PacketBatch, TunPacket, plan};
+use connlib_packet::{Ecn, PacketBatch, TunPacket};
 use connlib_portal_api::ClientId;
 use connlib_portal_api::client::{Event as PortalEvent, Network, PortalClient};
 use connlib_portal_api::messages::common::Capabilities;
@@ -21,6 +23,7 @@ use connlib_portal_api::messages::gateway::{
 };
 use connlib_tunnel::{Datagrams, GatewayConfig, GatewayEvent, GatewayTunnel, Output};
 
+use self::host::{Host, InterfaceConfig};
 use crate::command::{Command, Commands, SessionError, seed};
 use crate::convert;
 use crate::gateway_dns::DnsServer;
@@ -95,27 +98,6 @@ struct Session {
     rebind: Retry,
 }
 
-/// What is set up on the machine.
-struct Host {
-    tun_name: String,
-    manage_nat: bool,
-    interface: Interface,
-    nat: Option<GatewayNat>,
-    forwarding: Option<Forwarding>,
-    /// The interface as it should be.
-    config: Option<InterfaceConfig>,
-    /// Whether it was ever so.
-    is_ready: bool,
-    retry: Retry,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct InterfaceConfig {
-    ipv4: Ipv4Addr,
-    ipv6: Ipv6Addr,
-    masquerade: Masquerade,
-}
-
 impl Session {
     fn start(settings: &Settings) -> Result<Self, SessionError> {
         let now = Instant::now();
@@ -137,16 +119,7 @@ impl Session {
             .map_err(SessionError::io("cannot watch the machine's network"))?;
         let names = Names::new(system.resolvers());
         let dns = DnsServer::start(seed()?, system.resolvers());
-        let host = Host {
-            tun_name: settings.tun.clone(),
-            manage_nat: settings.manage_nat,
-            interface: Interface::open(&settings.tun)?,
-            nat: None,
-            forwarding: None,
-            config: None,
-            is_ready: false,
-            retry: Retry::default(),
-        };
+        let host = Host::new(&settings.tun, settings.manage_nat)?;
         let mut session = Self {
             tunnel,
             io,
@@ -436,39 +409,7 @@ impl Session {
     }
 
     fn restore(self) {
-        let Host { nat, forwarding, interface, .. } = self.host;
-        if let Some(nat) = nat {
-            nat.remove().logged("could not remove the masquerade");
-        }
-        if let Some(forwarding) = forwarding {
-            forwarding.restore().logged("could not restore the forwarding settings");
-        }
-        drop(interface);
-    }
-}
-
-impl Host {
-    fn set_up(
-        &mut self,
-        InterfaceConfig { ipv4, ipv6, masquerade }: InterfaceConfig,
-    ) -> Result<Ipv6Support, SessionError> {
-        let support = self.interface.set_addresses(Some(ipv4), Some(ipv6))?;
-        if support == Ipv6Support::Unavailable {
-            tracing::info!("this machine has no IPv6: clients reach it by IPv4 only");
-        }
-        let routes: [ipnet::IpNet; 2] = [plan::TUNNEL_V4.into(), plan::TUNNEL_V6.into()];
-        let _support = self.interface.set_routes(MAIN_TABLE, routes)?;
-        if !self.manage_nat {
-            return Ok(support);
-        }
-        match &mut self.nat {
-            Some(nat) => nat.update(masquerade)?,
-            None => self.nat = Some(GatewayNat::install(&self.tun_name, masquerade)?),
-        }
-        if self.forwarding.is_none() {
-            self.forwarding = Some(Forwarding::enable(&self.tun_name)?);
-        }
-        Ok(support)
+        self.host.restore();
     }
 }
 

@@ -44,7 +44,9 @@ use connlib_portal_api::{GatewayId, ResourceId};
 use uuid::Uuid;
 
 pub use output::{CloseReason, Output};
-pub use peers::{ClientPeer, ConnectionId, Credential, GatewayPeer, Peer, RelayPeer};
+pub use peers::{
+    AlreadyConnected, ClientPeer, ConnectionId, Credential, GatewayPeer, Peer, RelayPeer,
+};
 pub use world::Now;
 
 use authorizations::Authorizations;
@@ -59,11 +61,6 @@ use crate::store::{Authorization, Change, Relay, TokenId};
 
 /// What ends by the wall clock is looked at this often, since that clock may jump (spec 1.11).
 const WALL_CLOCK_INTERVAL: Duration = Duration::from_secs(60);
-/// A second connection claims to be a gateway that is connected. The first one is being asked
-/// whether it lives; trying again in two seconds tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("this gateway is connected already")]
-pub struct AlreadyConnected;
 
 /// The portal.
 #[derive(Debug)]

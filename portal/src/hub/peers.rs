@@ -32,6 +32,12 @@ impl std::fmt::Display for ConnectionId {
     }
 }
 
+/// A second connection claims to be a gateway that is connected. The first one is being asked
+/// whether it lives; trying again in two seconds tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this gateway is connected already")]
+pub struct AlreadyConnected;
+
 /// Who connects.
 #[derive(Debug, Clone)]
 pub enum Peer {
