@@ -80,7 +80,7 @@ fn without_padding(
             let offset = payload + index;
             let before = shape.payload() as u16 - 1 + offset;
             let byte = packet.byte_behind(before).ok_or(Pass::Length)?;
-            let bytes = if offset % 2 == 0 { [byte, 0] } else { [0, byte] };
+            let bytes = if offset.is_multiple_of(2) { [byte, 0] } else { [0, byte] };
             removed = removed.remove(u16::from_ne_bytes(bytes));
         }
     }
