@@ -48,7 +48,8 @@ pub struct Binding {
 /// How the program may be attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Preference {
-    /// In the driver if it can, else behind it
+    /// In the driver if it can, else behind it. Behind it on `veth`: what a program sends in that driver is lost, unless
+    /// the other end has a program as well
     #[default]
     Auto,
     /// In the driver or not at all
@@ -103,18 +104,6 @@ impl Config {
             },
         };
         SocketAddr::new(ip, peer.port())
-    }
-}
-
-impl Preference {
-    /// What to try, in this order.
-    pub(crate) fn modes(self) -> &'static [Mode] {
-        match self {
-            Self::Auto => &[Mode::Native, Mode::Generic],
-            Self::Native => &[Mode::Native],
-            Self::Generic => &[Mode::Generic],
-            Self::Off => &[],
-        }
     }
 }
 

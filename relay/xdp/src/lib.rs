@@ -41,6 +41,7 @@ mod config;
 mod counters;
 mod error;
 mod forwarding;
+mod kind;
 mod program;
 mod xdp;
 

@@ -188,7 +188,7 @@ pub(crate) fn legs(config: &Config, binding: &Binding) -> (Leg, Leg) {
 }
 
 /// The number that the kernel has for an interface.
-fn index(interface: &str) -> Result<u32, AttachError> {
+pub(crate) fn index(interface: &str) -> Result<u32, AttachError> {
     nix::net::if_::if_nametoindex(interface)
         .map_err(|_| AttachError::UnknownInterface(interface.to_owned()))
 }

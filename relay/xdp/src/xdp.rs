@@ -6,7 +6,8 @@ use aya::programs::{ProgramError, XdpMode, links::FdLink};
 use connlib_relay_xdp_types::Family;
 
 use crate::{
-    AttachError, Binding, Config, Counters, MapError, Mode, Runs, Verdict, forwarding,
+    AttachError, Binding, Config, Counters, MapError, Mode, Preference, Runs, Verdict, forwarding,
+    kind,
     program::{self, Program},
 };
 
@@ -27,22 +28,29 @@ impl Xdp {
     ///
     /// If it cannot be loaded or attached. The relay works without.
     pub fn attach(config: &Config) -> Result<(Self, Mode), AttachError> {
-        let modes = config.preference.modes();
-        if modes.is_empty() {
+        if config.preference == Preference::Off {
             return Err(AttachError::Off);
         }
         if config.interfaces.is_empty() {
             return Err(AttachError::NoInterface);
         }
         let mut xdp = Self::load(config)?;
-        let mut outcome = Err(AttachError::Off);
-        for mode in modes {
-            outcome = xdp.attach_all(*mode).map(|()| *mode);
-            if outcome.is_ok() {
-                break;
+        let mode = match config.preference {
+            Preference::Native => Mode::Native,
+            Preference::Auto if config.interfaces.iter().all(|name| sends_natively(name)) => {
+                match xdp.attach_all(Mode::Native) {
+                    Ok(()) => return Ok((xdp, Mode::Native)),
+                    Err(error) => {
+                        let reason = &error as &dyn std::error::Error;
+                        tracing::debug!(reason, "not in the driver");
+                        Mode::Generic
+                    }
+                }
             }
-        }
-        outcome.map(|mode| (xdp, mode))
+            _ => Mode::Generic,
+        };
+        xdp.attach_all(mode)?;
+        Ok((xdp, mode))
     }
 
     /// Loads the program without attaching it, to [try](Self::try_out) what it does.
@@ -149,6 +157,12 @@ impl fmt::Debug for Xdp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Xdp").field("links", &self.links).finish_non_exhaustive()
     }
+}
+
+/// Whether what the program sends in the interface's driver arrives, as far as one can see from this end.
+fn sends_natively(interface: &str) -> bool {
+    let kind = program::index(interface).map(kind::of);
+    !matches!(kind, Ok(Ok(Some(kind))) if kind == kind::VETH)
 }
 
 fn attach_one(program: &mut Program, interface: &str, mode: Mode) -> Result<FdLink, AttachError> {

@@ -16,7 +16,7 @@ use crate::{
     frame::{Frame, channel_data},
     lab::{
         FOREIGN, LISTEN_PORT, LOCAL_V4, Lab, ROUTER, SIDE, UPLINK, at, dual_stack, ethernet_of,
-        in_namespace, lay_out,
+        in_namespace, ip, lay_out,
     },
     wire::Wire,
 };
@@ -66,7 +66,7 @@ fn the_host_and_user_space_get_what_is_theirs() {
     in_namespace(|| {
         lay_out();
         let uplink = Wire::to(UPLINK);
-        let mut lab = Lab::attached(dual_stack());
+        let mut lab = Lab::attached(Config { preference: Preference::Native, ..dual_stack() });
         lab.bind(binding());
         let control = listen(LISTEN_PORT);
         let allocation = listen(binding().allocation_port);
@@ -125,7 +125,7 @@ fn holder() {
     if std::env::var_os(HOLDER).is_none() {
         return;
     }
-    let mut lab = Lab::attached(dual_stack());
+    let mut lab = Lab::attached(Config { preference: Preference::Native, ..dual_stack() });
     lab.bind(binding());
     println!("\n{ATTACHED}");
     loop {
@@ -149,8 +149,12 @@ fn it_attaches_as_the_driver_can_and_lets_go() {
                 mode
             })
         };
-        assert_eq!(on(UPLINK, Preference::Auto).unwrap(), Mode::Native);
-        assert_eq!(on(UPLINK, Preference::Generic).unwrap(), Mode::Generic);
+        ip("tuntap add tap0 mode tap");
+        assert_eq!(on("tap0", Preference::Auto).unwrap(), Mode::Native);
+        assert_eq!(on("tap0", Preference::Generic).unwrap(), Mode::Generic);
+        // This one's driver would lose what the program sends, for all that can be known.
+        assert_eq!(on(UPLINK, Preference::Auto).unwrap(), Mode::Generic);
+        assert_eq!(on(UPLINK, Preference::Native).unwrap(), Mode::Native);
         // The driver of the loopback interface knows nothing of XDP.
         assert_eq!(on("lo", Preference::Auto).unwrap(), Mode::Generic);
         let error = on("lo", Preference::Native).unwrap_err();

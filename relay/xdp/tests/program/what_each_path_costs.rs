@@ -2,7 +2,7 @@
 //! `--nocapture`. Asserts nothing about it.
 
 use aya::sys::{Stats, enable_stats};
-use connlib_relay_xdp::{Action, PATHS, Runs, Shape};
+use connlib_relay_xdp::{Action, Config, PATHS, Preference, Runs, Shape};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
@@ -21,7 +21,7 @@ fn what_each_path_costs() {
     in_namespace(|| {
         lay_out();
         let uplink = Wire::to(UPLINK);
-        let mut lab = Lab::attached(dual_stack());
+        let mut lab = Lab::attached(Config { preference: Preference::Native, ..dual_stack() });
         let _counting = enable_stats(Stats::RunTime).unwrap();
         for path in PATHS {
             let mut random = ChaCha8Rng::seed_from_u64(u64::from(path.index()));
