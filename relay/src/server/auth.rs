@@ -86,15 +86,15 @@ impl Authenticator {
         client: &FiveTuple,
         now: Now,
     ) -> Result<Identity<'a>, Rejection> {
-        let username =
-            request.first(attribute::USERNAME).map(|name| str::from_utf8(name).unwrap_or_default());
         let Some(algorithm) = request.integrity() else {
-            return Err(self.challenge(401, username, Algorithm::Sha1));
+            return Err(Rejection { code: 401, is_challenge: true, signature: None });
         };
+        let username = request.first(attribute::USERNAME);
+        let username = username.map(|name| str::from_utf8(name).unwrap_or_default());
         let (Some(username), Some(_)) = (username, request.first(attribute::REALM)) else {
             return Err(Rejection { code: 400, is_challenge: false, signature: None });
         };
-        let unauthorized = || self.challenge(401, Some(username), algorithm);
+        let unauthorized = || self.unauthorized(username, algorithm);
         let credential =
             self.credentials(username).find(|credential| request.is_signed_with(&credential.key));
         let Credential { key, expires_at, per_user } = credential.ok_or_else(unauthorized)?;
@@ -110,12 +110,12 @@ impl Authenticator {
         Ok(Identity { username, signature, per_user })
     }
 
-    /// What to tell somebody who didn't prove to know the password. It is signed only with keys made of a secret: with
-    /// a password that a person chose, it would let anybody guess it at leisure.
-    fn challenge(&self, code: u16, username: Option<&str>, algorithm: Algorithm) -> Rejection {
-        let credential = username.and_then(|username| self.stamped(username).next());
+    /// What to tell somebody who doesn't know the password. It is signed only with keys made of a
+    /// secret: with a password that a person chose, it would let anybody guess it at leisure.
+    fn unauthorized(&self, username: &str, algorithm: Algorithm) -> Rejection {
+        let credential = self.stamped(username).next();
         let signature = credential.map(|Credential { key, .. }| Signature { key, algorithm });
-        Rejection { code, is_challenge: true, signature }
+        Rejection { code: 401, is_challenge: true, signature }
     }
 
     fn credentials(&self, username: &str) -> impl Iterator<Item = Credential> {

@@ -125,8 +125,6 @@ drops! {
     NoPermission = "no_permission",
     /// Data for a peer that nobody may send to.
     ForbiddenPeer = "forbidden_peer",
-    /// Data to or from a peer of a family that the allocation hasn't.
-    WrongFamily = "wrong_family",
     /// From a peer: more than fits a message.
     TooLong = "too_long",
     /// A response that would have been more than its source may provoke without credentials.

@@ -58,9 +58,6 @@ impl Allocation {
         rng: &mut impl Rng,
     ) -> Result<ToClient, Drop> {
         let client = self.client;
-        if !self.families.has(peer) {
-            return Err(Drop::WrongFamily);
-        }
         let payload_len = u16::try_from(len).map_err(|_| Drop::TooLong)?;
         if let Some(channel) = self.channel_to(peer) {
             let padding = if client.transport.is_stream() { padding(len) } else { 0 };

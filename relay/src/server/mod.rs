@@ -82,6 +82,9 @@ use wish::{Bind, Refresh, Wish};
 
 const BINDING: u16 = 0x001;
 const SEND: u16 = 0x006;
+/// The shortest request that an honest client sends, but for Binding: Allocate with nothing but
+/// REQUESTED-TRANSPORT. Less is sent for the length of the challenge alone.
+const MIN_REQUEST: usize = 28;
 
 /// The relay of one worker thread. All datagrams of a 5-tuple have to reach the same one, as
 /// `SO_REUSEPORT` does it.
@@ -266,6 +269,9 @@ impl Server {
             (Class::Indication, BINDING) => {} // keeps a NAT's mapping
             (Class::Request, method) => {
                 let method = Method::parse(method).ok_or(Drop::Unexpected)?;
+                if method != Method::Binding && message.len() < MIN_REQUEST {
+                    return Err(Drop::Malformed);
+                }
                 let request = Request { header: Header::of(&message, method), message, client };
                 self.handle_request(&request, now);
             }

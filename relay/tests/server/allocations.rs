@@ -96,6 +96,37 @@ fn a_family_that_the_relay_lacks_is_missing() {
 }
 
 #[test]
+fn a_lifetime_is_granted_within_bounds() {
+    for (wanted, granted) in [(0_u32, 600), (60, 600), (1000, 1000), (100_000, 3600)] {
+        let mut relay = Relay::new(config());
+        let mut client = Client::stamped("198.51.100.7:5000", "a");
+        let lifetime = wanted.to_be_bytes();
+        let answer = client.ask(&mut relay, ALLOCATE, &[UDP, (LIFETIME, &lifetime)]);
+        assert_eq!(answer.lifetime(), granted);
+        relay.pass(Duration::from_secs(u64::from(granted) - 1));
+        assert_eq!(relay.server.allocations(), 1);
+        relay.pass(Duration::from_secs(1));
+        assert_eq!(relay.server.allocations(), 0);
+    }
+}
+
+/// An index into the caller's own table: small, while ids are never used again.
+#[test]
+fn slots_are_used_again() {
+    let mut relay = Relay::new(config());
+    let mut client = Client::stamped("198.51.100.7:5000", "a");
+    let mut ids = Vec::new();
+    for _ in 0..10 {
+        ids.push(client.allocate(&mut relay));
+        assert_eq!(client.ask(&mut relay, REFRESH, &[(LIFETIME, &[0; 4])]).code(), None);
+    }
+    assert!(ids.iter().all(|id| id.slot() == 0));
+    ids.dedup();
+    assert_eq!(ids.len(), 10);
+    assert_eq!(relay.receive(ids[0], "192.0.2.9:9", b"late"), None);
+}
+
+#[test]
 fn an_even_port_can_be_had() {
     let mut relay = Relay::new(config());
     for n in 0..20 {
@@ -113,6 +144,11 @@ fn a_repeated_request_is_answered_as_before() {
     let again = client.signed(ALLOCATE, &[UDP, BOTH_FAMILIES]);
     assert_eq!(relay.exchange(client.tuple, &again), Some(answer.bytes));
     assert_eq!(relay.server.allocations(), 1);
+    // Somebody else's request is none that is repeated.
+    let mut other = Client::stamped("198.51.100.7:5000", "b");
+    (other.transaction, other.nonce) = (client.transaction, client.nonce.clone());
+    let answer = relay.exchange(other.tuple, &other.signed(ALLOCATE, &[UDP])).unwrap();
+    assert_eq!(Answer { bytes: answer }.code(), Some(437));
     assert_eq!(client.ask(&mut relay, ALLOCATE, &[UDP, BOTH_FAMILIES]).code(), Some(437));
 }
 
