@@ -155,8 +155,8 @@ pub enum Output {
         /// Which families to close.
         families: Families,
     },
-    /// From now on this channel stands. What it needs to bypass the server is in the binding. Comes once for a binding,
-    /// however often it is refreshed.
+    /// From now on this channel stands, whether its client comes over UDP or a stream. What it needs to bypass the
+    /// server is in the binding. Comes once for a binding, however often it is refreshed.
     ChannelBound(ChannelBinding),
     /// The channel is gone.
     ChannelUnbound(ChannelBinding),

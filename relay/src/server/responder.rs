@@ -62,9 +62,10 @@ impl Responder {
 
     /// Finishes a response and sends it.
     ///
-    /// A stranger gets no more responses than its network may have, and only few that are longer than the request:
-    /// requests of 20 or 28 bytes, as WebRTC sends them first, can't be answered by less. Then 20 bytes bring 32 (44 over
-    /// IPv6), 28 bring 60: with the headers of IP and UDP no more than 1.6 times as much.
+    /// A stranger gets no more responses than its network may have, and only few that are longer
+    /// than the request: those of 20 or 28 bytes, as WebRTC sends them first, can't be answered by
+    /// less. Then 20 bytes bring 32 (44 over IPv6) and 28 bring 60: with the headers of IP and UDP
+    /// no more than 1.6 times as much.
     pub(crate) fn respond(
         &mut self,
         client: FiveTuple,

@@ -131,6 +131,30 @@ fn either_of_two_secrets_makes_passwords() {
     assert_eq!(answer.code(), None);
 }
 
+/// As services for WebRTC hand them out: HMAC-SHA1 over the username.
+#[test]
+fn credentials_of_the_rest_kind_are_good_until_they_expire() {
+    let mut config = config();
+    config.credentials.rest_secrets = vec!["shared".to_owned()];
+    let mut relay = Relay::new(config);
+    for (expiry, code) in [(UNIX_SECONDS, None), (UNIX_SECONDS - 1, Some(401))] {
+        let username = format!("{expiry}:bob");
+        let mut mac = Hmac::<sha1::Sha1>::new_from_slice(b"shared").unwrap();
+        mac.update(username.as_bytes());
+        let password = data_encoding::BASE64.encode(&mac.finalize().into_bytes());
+        for port in [5000, 5001] {
+            let mut client = Client::new(&format!("198.51.100.7:{port}"), &username, &password);
+            for code in [Some(401), code] {
+                let request = client.signed(ALLOCATE, &[UDP]);
+                let answer = Answer { bytes: relay.exchange(client.tuple, &request).unwrap() };
+                assert_eq!(answer.code(), code);
+                client.nonce = answer.nonce();
+            }
+        }
+    }
+    assert_eq!(relay.server.allocations(), 2, "a browser makes several");
+}
+
 #[test]
 fn a_user_may_have_several_allocations_but_not_any_number() {
     let mut config = config();
