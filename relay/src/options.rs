@@ -57,6 +57,22 @@ pub(crate) struct Options {
     /// Allocations that this relay has at most, in all
     #[arg(long, env = "CONNLIB_MAX_ALLOCATIONS", value_name = "NUMBER", default_value = "16384")]
     pub(crate) max_allocations: NonZeroUsize,
+    /// Allocations of one user, on each worker, where it may have several
+    #[arg(
+        long,
+        env = "CONNLIB_MAX_ALLOCATIONS_PER_USER",
+        value_name = "NUMBER",
+        default_value = "64"
+    )]
+    pub(crate) max_allocations_per_user: NonZeroUsize,
+    /// Allocations from one IPv4 address or IPv6 /64, on each worker
+    #[arg(
+        long,
+        env = "CONNLIB_MAX_ALLOCATIONS_PER_SOURCE",
+        value_name = "NUMBER",
+        default_value = "1024"
+    )]
+    pub(crate) max_allocations_per_source: NonZeroUsize,
     /// After SIGTERM, how long allocations may go on, such as 30s or 10m
     #[arg(long, env = "CONNLIB_DRAIN_TIMEOUT", value_name = "TIME", default_value = "5m",
           value_parser = humantime::parse_duration)]

@@ -260,6 +260,8 @@ fn server_config(
     config.allocation_ports = addresses.lowest_port.get()..=addresses.highest_port.get();
     config.realm = options.credentials.realm.clone();
     config.limits.allocations = options.max_allocations.get().div_ceil(workers);
+    config.limits.allocations_per_user = options.max_allocations_per_user.get();
+    config.limits.allocations_per_source = options.max_allocations_per_source.get();
     config
 }
 

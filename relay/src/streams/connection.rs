@@ -172,3 +172,83 @@ fn read_tls(
         result => result,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn pair() -> (Connection, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        (Connection::new(stream, Secrecy::Plain).unwrap(), client)
+    }
+
+    #[test]
+    fn the_beginning_of_a_message_waits_for_its_end() {
+        let (mut connection, mut client) = pair();
+        let mut buffer = [0; 64];
+        client.write_all(b"onetw").unwrap();
+        let length = loop {
+            match connection.read(&mut buffer) {
+                Ok(length) => break length,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        };
+        assert_eq!(&buffer[..length], b"onetw");
+        connection.keep(&buffer[3..length]);
+        // Nothing new: what is kept stays.
+        assert_eq!(connection.read(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        client.write_all(b"o").unwrap();
+        drop(client);
+        let length = loop {
+            match connection.read(&mut buffer) {
+                Ok(length) => break length,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        };
+        assert_eq!(&buffer[..length], b"two");
+        let end = connection.read(&mut buffer).unwrap_err();
+        assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn a_client_that_reads_slowly_gets_whole_messages_in_order_and_costs_little() {
+        const LENGTH: usize = 1024;
+        let (mut connection, mut client) = pair();
+        let mut taken = Vec::new();
+        let mut offer = |connection: &mut Connection, numbers: std::ops::Range<u32>| {
+            for number in numbers {
+                if connection.push(&[&number.to_be_bytes(), &[0; LENGTH - 4]]) {
+                    taken.push(number);
+                }
+                connection.flush().unwrap();
+                assert!(connection.unsent() <= OUTPUT_LIMIT);
+                assert!(connection.output.capacity() <= 4 * OUTPUT_LIMIT);
+            }
+        };
+        // More than the kernel's buffers hold; then the client reads some, and gets more.
+        offer(&mut connection, 0..20_000);
+        let mut received = vec![0; 1000 * LENGTH];
+        client.read_exact(&mut received).unwrap();
+        offer(&mut connection, 20_000..40_000);
+        assert!(taken.len() < 30_000, "most of it was lost");
+
+        client.set_nonblocking(true).unwrap();
+        let mut buffer = vec![0; 1 << 16];
+        while received.len() < taken.len() * LENGTH {
+            connection.flush().unwrap();
+            match client.read(&mut buffer) {
+                Ok(length) => received.extend_from_slice(&buffer[..length]),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+        let numbers = received
+            .chunks(LENGTH)
+            .map(|message| u32::from_be_bytes(*message.first_chunk().unwrap()));
+        assert!(numbers.eq(taken));
+    }
+}

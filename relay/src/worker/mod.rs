@@ -167,10 +167,7 @@ impl Worker {
                 self.server.handle_timeout(self.now.instant);
                 self.schedule.touch(self.now.instant);
             }
-            let server = &mut self.server;
-            self.streams.sweep(self.now.instant, &mut self.counters, |client| {
-                server.handle_stream_closed(client)
-            });
+            self.sweep_streams();
             deadline = self.obey_server();
             self.publish();
             if self.is_stopped || self.is_draining && self.server.allocations() == 0 {
@@ -373,6 +370,12 @@ impl Worker {
     fn flush_streams(&mut self) {
         let Self { streams, server, epoll, now, .. } = self;
         streams.flush(epoll, now.instant, |client| server.handle_stream_closed(client));
+    }
+
+    fn sweep_streams(&mut self) {
+        let Self { streams, server, epoll, now, counters, .. } = self;
+        let over = |client| server.handle_stream_closed(client);
+        streams.sweep(epoll, now.instant, counters, over);
     }
 
     /// Does what the server wants done. Says when it wants to be asked again.

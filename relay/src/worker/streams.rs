@@ -22,6 +22,8 @@ const IDLE_ALLOCATED: Duration = Duration::from_secs(3600 + 60);
 const STUCK: Duration = Duration::from_secs(30);
 /// How often deadlines are looked at.
 const SWEEP: Duration = Duration::from_secs(5);
+/// How long nothing is accepted after a failure. The listener stays readable: asking again at once would never end.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Connections that are accepted in one turn at most.
 const ACCEPTS: usize = 16;
 /// The longest message of a client without an allocation: so much is kept of a message that has not come to its end.
@@ -41,6 +43,7 @@ pub(super) struct Streams {
     /// Those that have something to send.
     waiting: Vec<usize>,
     next_sweep: Instant,
+    paused_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -75,6 +78,7 @@ impl Streams {
             accepted: 0,
             waiting: Vec::new(),
             next_sweep: now,
+            paused_until: None,
         }
     }
 
@@ -89,10 +93,15 @@ impl Streams {
 
     /// Takes no more connections.
     pub(super) fn stop_listening(&mut self, epoll: &Epoll) {
-        for listener in self.listeners.drain(..) {
-            // Other workers may still share the socket, so that dropping it is not enough.
-            if let Err(error) = epoll.delete(&listener) {
-                tracing::debug!(%error, "a listener is not watched any more");
+        // Other workers may still share the sockets, so that dropping them is not enough.
+        self.unwatch_listeners(epoll);
+        self.listeners.clear();
+    }
+
+    fn unwatch_listeners(&self, epoll: &Epoll) {
+        for listener in &self.listeners {
+            if let Err(error) = epoll.delete(listener) {
+                tracing::debug!(%error, "a listener was not watched");
             }
         }
     }
@@ -113,9 +122,12 @@ impl Streams {
             let (stream, remote) = match listener.accept() {
                 Ok(accepted) => accepted,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => {
-                    // It is gone already, or there are too many open files: those that wait go on waiting.
-                    tracing::debug!(%error, "a connection was not accepted");
+                    // Too many open files, most likely.
+                    tracing::debug!(%error, "no connections are accepted for a while");
+                    self.unwatch_listeners(epoll);
+                    self.paused_until = Some(now + PAUSE);
                     return;
                 }
             };
@@ -306,17 +318,27 @@ impl Streams {
 
     /// When to [sweep](Self::sweep) next, if at all.
     pub(super) fn due(&self) -> Option<Instant> {
-        (self.count > 0).then_some(self.next_sweep)
+        let sweep = (self.count > 0).then_some(self.next_sweep);
+        [sweep, self.paused_until].into_iter().flatten().min()
     }
 
-    /// Closes the connections whose time is over.
+    /// Closes the connections whose time is over, and listens again after a pause.
     pub(super) fn sweep(
         &mut self,
+        epoll: &Epoll,
         now: Instant,
         io: &mut IoCounters,
         mut over: impl FnMut(FiveTuple),
     ) {
-        if self.due().is_none_or(|due| due > now) {
+        if self.paused_until.is_some_and(|until| until <= now) {
+            self.paused_until = None;
+            if let Err(error) = self.listen(epoll) {
+                tracing::debug!(%error, "still no connections are accepted");
+                self.unwatch_listeners(epoll);
+                self.paused_until = Some(now + PAUSE);
+            }
+        }
+        if self.count == 0 || self.next_sweep > now {
             return;
         }
         self.next_sweep = now + SWEEP;
