@@ -47,6 +47,31 @@ enum Bench {
         #[arg(long)]
         check: bool,
     },
+    /// Packets, CPU, memory and delay of our relay, beside coturn
+    Relay {
+        #[command(flatten)]
+        table: Table,
+        #[command(flatten)]
+        selection: Selection,
+        /// How often each measurement is repeated; the medians count
+        #[arg(long, value_parser = value_parser!(u32).range(1..))]
+        rounds: Option<u32>,
+        /// Clients, each with a peer of its own
+        #[arg(long, value_name = "NUMBER")]
+        flows: Option<u32>,
+        /// Bytes that each datagram carries
+        #[arg(long, value_name = "BYTES")]
+        payload: Option<u32>,
+        /// Datagrams of a flow that are sent at once
+        #[arg(long, value_name = "NUMBER")]
+        run: Option<u32>,
+        /// Which way the datagrams go: up, down or both
+        #[arg(long)]
+        direction: Option<String>,
+        /// Allocations to look at the memory with
+        #[arg(long, value_name = "NUMBER")]
+        allocations: Option<u32>,
+    },
     /// Allocations per packet in steady traffic
     Allocations {
         #[command(flatten)]
@@ -75,14 +100,23 @@ struct Selection {
 }
 
 const PACKAGE: &str = "connlib-bench";
+const RELAY: &str = "connlib-relay";
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     packages::ensure_present(&[packages::COMPILER])?;
     let mut built = vec![PACKAGE];
-    if !matches!(arguments.bench, Bench::Allocations { .. }) {
-        packages::ensure_present(&packages::LAB)?;
-        packages::ensure_present(&packages::BENCH)?;
-        built.extend(scenario::PACKAGES);
+    match arguments.bench {
+        Bench::Tunnel { .. } | Bench::Idle { .. } => {
+            packages::ensure_present(&packages::LAB)?;
+            packages::ensure_present(&packages::BENCH)?;
+            built.extend(scenario::PACKAGES);
+        }
+        Bench::Relay { .. } => {
+            packages::ensure_present(&packages::LAB)?;
+            packages::ensure_present(&packages::BENCH_RELAY)?;
+            built.push(RELAY);
+        }
+        Bench::Allocations { .. } => {}
     }
     let built = cargo::build("release", &built)?;
 
@@ -110,6 +144,26 @@ impl Bench {
                 words.selection(selection);
                 words.options("--settle", settle);
                 words.flag("--check", *check);
+            }
+            Self::Relay {
+                table,
+                selection,
+                rounds,
+                flows,
+                payload,
+                run,
+                direction,
+                allocations,
+            } => {
+                words.word("relay");
+                words.table(table);
+                words.selection(selection);
+                words.options("--rounds", rounds);
+                words.options("--flows", flows);
+                words.options("--payload", payload);
+                words.options("--run", run);
+                words.options("--direction", direction);
+                words.options("--allocations", allocations);
             }
             Self::Allocations { table, packets } => {
                 words.word("allocations");
@@ -175,9 +229,11 @@ mod tests {
         for line in [
             "tunnel --json --only connlib --only tcp --seconds 3 --streams 1 --streams 8 --rounds 2 --behind-gateway",
             "idle --json --only client --seconds 60 --settle 5 --check",
+            "relay --json --only coturn --seconds 3 --rounds 2 --flows 4 --payload 160 --run 1 --direction up --allocations 100",
             "allocations --json --packets 2000",
             "tunnel",
             "idle",
+            "relay",
             "allocations",
         ] {
             assert_eq!(words(line), line);

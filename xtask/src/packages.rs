@@ -30,6 +30,11 @@ pub(crate) const LAB: [Need; 4] = [
 pub(crate) const DIG: Need = Need { program: "dig", package: "bind9-dnsutils" };
 /// To measure.
 pub(crate) const BENCH: [Need; 1] = [Need { program: "iperf3", package: "iperf3" }];
+/// To measure relays: a relay of others, and what makes network cards of cables.
+pub(crate) const BENCH_RELAY: [Need; 2] = [
+    Need { program: "turnserver", package: "coturn" },
+    Need { program: "ethtool", package: "ethtool" },
+];
 /// TURN clients, peers and a relay of others.
 pub(crate) const COTURN: Need = Need { program: "turnutils_uclient", package: "coturn" };
 /// To configure WireGuards of others.

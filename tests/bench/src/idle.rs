@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::{
     lab, machine,
     process::{self, Switches},
-    subject::{Place, Program, Standing, Subject},
+    subject::{PACKAGES, Place, Program, Standing, Subject},
 };
 
 const MAX_RSS_MIB: f64 = 15.0;
@@ -56,7 +56,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         tool.ensure_present()?;
     }
     machine::warn_if_busy();
-    let lab = lab::open(true)?;
+    let lab = lab::open(&PACKAGES)?;
     let result = measure(&lab, arguments);
     lab::close(lab, result.is_err())?;
     let rows = result?;

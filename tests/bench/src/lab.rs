@@ -6,16 +6,14 @@ use anyhow::{Context as _, Result};
 use connlib_e2e::{Binaries, Lab};
 use connlib_interop::tools;
 
-use crate::subject::PACKAGES;
-
 /// As a shell reports a program that SIGINT has ended.
 const INTERRUPTED: i32 = 130;
 
-/// A new lab. With `with_ours`, our own programs are built if they are missing.
-pub(crate) fn open(with_ours: bool) -> Result<Lab> {
+/// A new lab. These of our own programs are built if they are missing.
+pub(crate) fn open(packages: &[&str]) -> Result<Lab> {
     let mut binaries = Binaries::locate()?;
-    if with_ours && PACKAGES.iter().any(|package| binaries.path(package).is_err()) {
-        binaries = Binaries::in_directory(release_binaries(&PACKAGES)?);
+    if packages.iter().any(|package| binaries.path(package).is_err()) {
+        binaries = Binaries::in_directory(release_binaries(packages)?);
     }
     let lab = Lab::with_binaries(binaries)?;
     // Whether all went well is told by figures; what programs complained about is told by `close`.

@@ -1,6 +1,6 @@
 //! The machine that is measured on.
 
-use std::{fs, thread, time::Duration};
+use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result};
 
@@ -9,13 +9,13 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// The machine in one line: processor, cores, kernel.
 pub(crate) fn description() -> String {
-    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let processor = processor
+    let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cores = processors.lines().filter(|line| line.starts_with("processor")).count().max(1);
+    let processor = processors
         .lines()
         .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
         .map_or("unknown processor", |(_, name)| name);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let cores = thread::available_parallelism().map_or(1, usize::from);
     format!("{processor}, {cores} cores, Linux {}", kernel.trim())
 }
 

@@ -2,6 +2,7 @@
 //!
 //! - [`subject`]: what is measured, each on the same network: our client and gateway, other tunnels, the bare link
 //! - [`tunnel`]: throughput, CPU, memory and delay of all subjects, alternating
+//! - [`relay`]: packets, CPU, memory and delay of our relay beside another
 //! - [`idle`]: memory and wake-ups of our programs when nothing happens
 //! - [`allocations`]: what the packet path allocates; needs no network and runs as a test too
 //! - [`lab`], [`process`], [`machine`]: where it happens, figures of processes and of the machine
@@ -12,6 +13,7 @@ mod idle;
 mod lab;
 mod machine;
 mod process;
+mod relay;
 mod subject;
 mod tunnel;
 
@@ -25,6 +27,8 @@ use clap::Parser;
 enum Bench {
     /// Throughput, CPU, memory and delay through a tunnel, beside other tunnels
     Tunnel(tunnel::Arguments),
+    /// Packets, CPU, memory and delay of relays, beside others' relays
+    Relay(relay::Arguments),
     /// Memory and wake-ups of client and gateway that have nothing to do
     Idle(idle::Arguments),
     /// Allocations per packet in steady traffic
@@ -34,6 +38,7 @@ enum Bench {
 fn main() -> ExitCode {
     let result = match Bench::parse() {
         Bench::Tunnel(arguments) => tunnel::run(&arguments),
+        Bench::Relay(arguments) => relay::run(&arguments),
         Bench::Idle(arguments) => idle::run(&arguments),
         Bench::Allocations(arguments) => allocations::run(&arguments),
     };

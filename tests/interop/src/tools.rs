@@ -24,6 +24,10 @@ pub const PING: SystemTool = SystemTool { program: "ping", package: "iputils-pin
 pub const IP: SystemTool = SystemTool { program: "ip", package: "iproute2" };
 /// Sets up NAT.
 pub const NFT: SystemTool = SystemTool { program: "nft", package: "nftables" };
+/// Changes what network cards do.
+pub const ETHTOOL: SystemTool = SystemTool { program: "ethtool", package: "ethtool" };
+/// A TURN relay.
+pub const COTURN: SystemTool = SystemTool { program: "turnserver", package: "coturn" };
 /// Configures WireGuard devices.
 pub const WG: SystemTool = SystemTool { program: "wg", package: "wireguard-tools" };
 

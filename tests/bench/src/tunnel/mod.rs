@@ -25,7 +25,7 @@ use self::{
 };
 use crate::{
     lab, machine,
-    subject::{Place, Program, Standing, Subject},
+    subject::{PACKAGES, Place, Program, Standing, Subject},
 };
 
 #[derive(Debug, clap::Args)]
@@ -69,7 +69,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let programs = programs(&selection);
     ensure!(!programs.is_empty(), "nothing is left to measure");
-    let lab = lab::open(programs.iter().any(|(subject, _)| *subject == Subject::Connlib))?;
+    let with_ours = programs.iter().any(|(subject, _)| *subject == Subject::Connlib);
+    let lab = lab::open(if with_ours { &PACKAGES } else { &[] })?;
     let (subjects, mut failures) = set_up(&lab, &programs, place);
 
     machine::warn_if_busy();
