@@ -38,6 +38,6 @@ fn report(event: Event, health: &Health) {
         }
         // What is connected goes on without the portal, and a start is over all the same: only time can help.
         Event::PortalLost => connlib_daemon::notify_ready("the portal is away, trying again"),
-        Event::Ended(stats) => tracing::debug!(?stats, "what the kernel did not take"),
+        Event::Ended(counters) => connlib_daemon::log_counters(&counters),
     }
 }

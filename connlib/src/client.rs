@@ -28,12 +28,12 @@ use tokio::net::TcpSocket;
 
 use self::host::Host;
 use crate::bootstrap::SystemResolvers;
-use crate::command::{Command, Commands, SessionError, seed};
+use crate::command::{Command, Commands, Counters, SessionError, seed};
 use crate::convert;
 use crate::dns::{Answer, Carrier};
 use crate::doh::Https;
 use crate::gateway::{datagrams, host_addresses, shown};
-use crate::io::{Io, IoStats, PacketTunnel};
+use crate::io::{Io, PacketTunnel};
 use crate::logged::{Chain, Logged};
 use crate::portal::{PortalSettings, socket_options};
 use crate::relays::PortalRelays;
@@ -72,8 +72,8 @@ pub enum Event {
     Resources(Vec<ResourceState>),
     /// The portal is away. What is connected goes on.
     PortalLost,
-    /// What the kernel did not take so far.
-    Ended(IoStats),
+    /// It is over. This was counted.
+    Ended(Counters),
 }
 
 /// Runs a client until it is stopped or cannot go on. `report` is called for what happens.
@@ -91,7 +91,7 @@ pub async fn run(
     let mut session = Session::start(&settings)?;
     let result = session.run(&mut commands, &mut report).await;
     session.shut_down(&mut report);
-    report(Event::Ended(session.io.stats()));
+    report(Event::Ended(Counters { tunnel: session.tunnel.stats(), io: session.io.stats() }));
     session.restore().await;
     result
 }

@@ -6,7 +6,10 @@ use connlib_net::tun::TunError;
 use connlib_net::udp::BindError;
 use connlib_net::{dns_control, netlink, nft};
 use connlib_portal_api::client::{ConfigError, FatalError};
+use connlib_tunnel::Stats;
 use tokio::sync::mpsc;
+
+use crate::io::IoStats;
 
 /// Something that the host asks of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +28,15 @@ pub type Commands = mpsc::Receiver<Command>;
 /// A queue of commands. A session whose sender is dropped goes on.
 pub fn commands() -> (mpsc::Sender<Command>, Commands) {
     mpsc::channel(16)
+}
+
+/// What a session has counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Packets that were carried, and those that were dropped, by reason.
+    pub tunnel: Stats,
+    /// What was lost between the kernel and us.
+    pub io: IoStats,
 }
 
 /// Why a session could not start, or had to end.

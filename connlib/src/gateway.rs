@@ -24,10 +24,10 @@ use connlib_portal_api::messages::gateway::{
 use connlib_tunnel::{Datagrams, GatewayConfig, GatewayEvent, GatewayTunnel, Output};
 
 use self::host::{Host, InterfaceConfig};
-use crate::command::{Command, Commands, SessionError, seed};
+use crate::command::{Command, Commands, Counters, SessionError, seed};
 use crate::convert;
 use crate::gateway_dns::DnsServer;
-use crate::io::{Io, IoStats, PacketTunnel};
+use crate::io::{Io, PacketTunnel};
 use crate::logged::{Chain, Logged};
 use crate::portal::{PortalSettings, socket_options};
 use crate::relays::PortalRelays;
@@ -58,8 +58,8 @@ pub enum Event {
     Ready,
     /// The portal is away. Clients that are connected don't notice.
     PortalLost,
-    /// What the kernel did not take so far.
-    Ended(IoStats),
+    /// It is over. This was counted.
+    Ended(Counters),
 }
 
 /// Runs a gateway until it is stopped or cannot go on. `report` is called for what happens.
@@ -77,7 +77,7 @@ pub async fn run(
     let mut session = Session::start(&settings)?;
     let result = session.run(&mut commands, &mut report).await;
     session.shut_down();
-    report(Event::Ended(session.io.stats()));
+    report(Event::Ended(Counters { tunnel: session.tunnel.stats(), io: session.io.stats() }));
     session.restore();
     result
 }

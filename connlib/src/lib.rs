@@ -25,7 +25,8 @@ mod resolve;
 mod signals;
 mod system_dns;
 
-pub use command::{Command, Commands, SessionError, commands};
+pub use command::{Command, Commands, Counters, SessionError, commands};
+pub use connlib_tunnel::{DropReason, Stats};
 pub use io::IoStats;
 
 // A clock of the simulation must never tell a real session the time.

@@ -34,6 +34,6 @@ fn report(event: Event, health: &Health) {
             health.set_ready(false);
             connlib_daemon::notify_ready("the portal is away, trying again");
         }
-        Event::Ended(stats) => tracing::debug!(?stats, "what the kernel did not take"),
+        Event::Ended(counters) => connlib_daemon::log_counters(&counters),
     }
 }

@@ -25,7 +25,7 @@ pub use options::ProcessOptions;
 #[cfg(feature = "session")]
 pub use portal_options::PortalOptions;
 #[cfg(feature = "session")]
-pub use run::run;
+pub use run::{log_counters, run};
 pub use signals::{Signal, Signals};
 pub use status::{Exit, Failure, notify_ready, notify_status, notify_stopping};
 pub use token::{Token, TokenSource, read_guarded};

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use connlib::{Command, Commands, SessionError};
+use connlib::{Command, Commands, Counters, IoStats, SessionError};
 use tokio::sync::mpsc::Sender;
 
 use crate::health::{Health, HealthServer};
@@ -30,6 +30,17 @@ pub fn run<S>(
             tracing::error!("{error:#}");
             exit.into()
         }
+    }
+}
+
+/// Logs what a session has carried and dropped.
+pub fn log_counters(counters: &Counters) {
+    let Counters { tunnel, io } = counters;
+    let IoStats { malformed, not_delivered, not_sent } = *io;
+    tracing::debug!(tunnel.packets_in, tunnel.packets_out, "carried");
+    tracing::debug!(malformed, not_delivered, not_sent, "lost between the kernel and us");
+    for (reason, count) in tunnel.drops() {
+        tracing::debug!(?reason, count, "dropped");
     }
 }
 
