@@ -3,6 +3,7 @@
 //! A link is one value without references to others, so that links can be spread over threads.
 
 mod config;
+mod ice;
 mod peer_candidates;
 
 use std::collections::VecDeque;
@@ -12,20 +13,19 @@ use std::time::{Duration, Instant};
 
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::x25519::{PublicKey, StaticSecret};
-use is::stun::{StunMessage, StunPacket};
-use is::{IceAgent, IceAgentEvent, IceConnectionState, Protocol};
+use is::stun::StunMessage;
 
 use connlib_packet::plan::MTU;
 
 use crate::OVERHEAD;
-use crate::candidates::{LocalCandidates, local_preference, to_sdp};
+use crate::candidates::LocalCandidates;
 use crate::index::LinkIndex;
 use crate::output::{Event, Failure, Output, Path, Transmit};
 use crate::relays::{CHANNEL_HEADER, Channel};
 use crate::send_queue::SendQueue;
 use crate::wireguard::{self, MAX_HANDSHAKE, Tick, WireGuard};
 pub use config::{IceCredentials, LinkConfig, Role};
-use peer_candidates::{MAX_CANDIDATES, PeerCandidates};
+use ice::{Ice, IceEvent, Signals};
 
 /// Packets that wait for the path; the oldest goes first.
 const MAX_PENDING: usize = 128;
@@ -42,9 +42,6 @@ const OFFLINE_GRACE: Duration = Duration::from_secs(60);
 /// Without packets for so long, the path is checked at leisure.
 const IDLE_AFTER: Duration = Duration::from_secs(10);
 
-/// Without packets, checks of several paths wait so long for each other: one wake-up does for all.
-const LEISURE: Duration = Duration::from_secs(2);
-
 /// A peer that was heard within this time still has its session.
 const LIVELY: Duration = Duration::from_secs(2);
 
@@ -58,10 +55,8 @@ const MAX_TRY_DIRECT: Duration = Duration::from_secs(600);
 
 pub(crate) struct Link {
     config: LinkConfig,
-    agent: IceAgent,
+    ice: Ice,
     wireguard: WireGuard,
-    locals: LocalCandidates,
-    peer_candidates: PeerCandidates,
     created: Instant,
     path: Option<Path>,
     /// The newest packet of the peer: says which path it used last.
@@ -72,11 +67,8 @@ pub(crate) struct Link {
     last_packet: Instant,
     /// The last packet or keep-alive of the peer.
     last_heard: Instant,
-    /// The last answer to a check of a path.
-    last_answered: Instant,
     try_direct_at: Option<Instant>,
     try_direct_after: Duration,
-    idle: bool,
     pending: VecDeque<Vec<u8>>,
 }
 
@@ -114,14 +106,6 @@ impl Link {
         tie_breaker: u64,
         now: Instant,
     ) -> Self {
-        let mut agent = IceAgent::new(config.local.clone().into());
-        agent.set_remote_credentials(config.remote.clone().into());
-        agent.set_controlling(config.role == Role::Controlling);
-        agent.set_control_tie_breaker(tie_breaker);
-        agent.set_timing_advance(Duration::ZERO);
-        agent.set_max_candidate_pairs(100);
-        agent.set_local_preference(local_preference);
-        apply_timing(&mut agent, config.role, false);
         let wireguard = WireGuard::new(
             private_key,
             PublicKey::from(config.remote_public_key),
@@ -131,11 +115,9 @@ impl Link {
             now,
         );
         Self {
+            ice: Ice::new(&config, tie_breaker, now),
             config,
-            agent,
             wireguard,
-            locals: LocalCandidates::default(),
-            peer_candidates: PeerCandidates::default(),
             created: now,
             path: None,
             last_authenticated: None,
@@ -143,10 +125,8 @@ impl Link {
             disconnected_since: None,
             last_packet: now,
             last_heard: now,
-            last_answered: now,
             try_direct_at: None,
             try_direct_after: TRY_DIRECT,
-            idle: false,
             pending: VecDeque::new(),
         }
     }
@@ -162,12 +142,12 @@ impl Link {
 
     /// Time that a check of the path took there and back, if known.
     pub(crate) fn round_trip(&self) -> Option<Duration> {
-        self.agent.nominated_pair_rtt()
+        self.ice.round_trip()
     }
 
     /// When the peer last sent a packet or answered a check, or the link was made.
     pub(crate) fn last_heard(&self) -> Instant {
-        self.last_heard.max(self.last_answered)
+        self.last_heard.max(self.ice.last_answered())
     }
 
     /// Takes over what this end can be reached by, and tells the peer what changed.
@@ -177,37 +157,20 @@ impl Link {
         now: Instant,
         out: &mut VecDeque<Output>,
     ) {
-        let difference = locals.difference(&self.locals);
-        if difference.is_empty() {
+        let Some(Signals { added, removed }) = self.ice.set_local_candidates(locals) else {
             return;
-        }
-        self.locals = locals.clone();
+        };
         if self.is_path_lost() {
             // What the peer sent last does not say any more which path works.
             self.last_authenticated = None;
         }
-        let mut removed = Vec::new();
-        for candidate in difference.removed {
-            let sdp = self
-                .agent
-                .local_candidates()
-                .find(|c| c.kind() == candidate.kind() && c.addr() == candidate.addr());
-            if self.agent.invalidate_candidate(&candidate) {
-                removed.extend(sdp);
-            }
-        }
-        let mut added = Vec::new();
-        for candidate in difference.added {
-            added.extend(self.agent.add_local_candidate(candidate).cloned());
-        }
         let peer = self.config.peer;
         // In this order, the peer is never without any.
         if !added.is_empty() {
-            let candidates = to_sdp(added);
-            out.push_back(Output::Event(Event::NewCandidates { peer, candidates }));
+            out.push_back(Output::Event(Event::NewCandidates { peer, candidates: added }));
         }
         if !removed.is_empty() {
-            let candidates = to_sdp(removed);
+            let candidates = removed;
             out.push_back(Output::Event(Event::InvalidatedCandidates { peer, candidates }));
         }
         self.wake(now);
@@ -226,7 +189,7 @@ impl Link {
 
     fn is_path_lost(&self) -> bool {
         let local = self.path.and_then(|path| path.local);
-        local.is_some_and(|local| !self.locals.can_send_from(local))
+        local.is_some_and(|local| !self.ice.can_send_from(local))
     }
 
     /// Sends an empty packet, so that the peer learns which path we use from now on.
@@ -241,7 +204,7 @@ impl Link {
     /// Tells the peer all our candidates once more, as it may have lost them. It may have lost the session as well:
     /// unless it was heard a moment ago, there is a new handshake.
     pub(crate) fn renew(&mut self, now: Instant, out: &mut VecDeque<Output>) {
-        let candidates = to_sdp(self.agent.local_candidates().collect());
+        let candidates = self.ice.local_candidates();
         if !candidates.is_empty() {
             let peer = self.config.peer;
             out.push_back(Output::Event(Event::NewCandidates { peer, candidates }));
@@ -266,7 +229,7 @@ impl Link {
         now: Instant,
         out: &mut VecDeque<Output>,
     ) {
-        self.peer_candidates.add(candidate, &mut self.agent);
+        self.ice.add_remote_candidate(candidate);
         self.wake(now);
         self.drive(now, out);
     }
@@ -277,7 +240,7 @@ impl Link {
         now: Instant,
         out: &mut VecDeque<Output>,
     ) {
-        self.peer_candidates.remove(candidate, &mut self.agent);
+        self.ice.remove_remote_candidate(candidate);
         self.drive(now, out);
     }
 
@@ -290,22 +253,7 @@ impl Link {
         now: Instant,
         out: &mut VecDeque<Output>,
     ) {
-        if message.is_binding_request() {
-            let known = self.agent.remote_candidates().any(|c| c.addr() == remote);
-            let is_new = !known && self.agent.accepts_message(&message);
-            if is_new && !self.peer_candidates.admit_unknown(&self.agent) {
-                return;
-            }
-        } else if self.agent.local_candidates().count() >= MAX_CANDIDATES {
-            // Each mapped address that a peer reports becomes a candidate of ours.
-            return;
-        } else {
-            // It has the id of a request of ours, which nobody else knows.
-            self.last_answered = now;
-        }
-        let packet =
-            StunPacket { proto: Protocol::Udp, source: remote, destination: local, message };
-        self.agent.handle_packet(now, packet);
+        self.ice.handle_stun(local, remote, message, now);
         self.drive(now, out);
     }
 
@@ -352,7 +300,7 @@ impl Link {
 
     /// Whether sealing or opening a packet now moves this link's timers nearer.
     pub(crate) fn is_dormant(&self, now: Instant) -> bool {
-        self.idle || !self.connected || self.wireguard.is_quiet(now)
+        self.ice.is_idle() || !self.connected || self.wireguard.is_quiet(now)
     }
 
     fn keep_pending(&mut self, packet: &[u8]) {
@@ -434,7 +382,7 @@ impl Link {
         }
         self.path = Some(path);
         self.try_direct_after = TRY_DIRECT;
-        self.try_direct_at = self.is_relayed(path).then(|| now + TRY_DIRECT);
+        self.try_direct_at = self.ice.is_relayed(path).then(|| now + TRY_DIRECT);
         if self.connected {
             let peer = self.config.peer;
             out.push_back(Output::Event(Event::PathChanged { peer, path }));
@@ -442,38 +390,14 @@ impl Link {
         }
     }
 
-    fn is_relayed(&self, path: Path) -> bool {
-        path.local.is_some_and(|local| self.locals.has_relayed(local))
-            || PeerCandidates::has_relayed(path.remote, &self.agent)
-    }
-
     /// Checks paths without a relay anew that have failed before.
     fn try_direct(&mut self, now: Instant) {
         self.try_direct_at = None;
-        let Some(path) = self.path.filter(|path| self.is_relayed(*path)) else { return };
-        self.try_direct_after = (self.try_direct_after * 2).min(MAX_TRY_DIRECT);
-        self.try_direct_at = Some(now + self.try_direct_after);
-        if path.local.is_some_and(|local| self.locals.has_relayed(local)) {
-            // What comes back is paired with all that the peer has.
-            for host in self.locals.hosts() {
-                self.agent.invalidate_candidate(host);
-                self.agent.add_local_candidate(host.clone());
-            }
-        } else {
-            self.peer_candidates.check_direct_again(&mut self.agent);
+        if let Some(path) = self.path.filter(|path| self.ice.is_relayed(*path)) {
+            self.try_direct_after = (self.try_direct_after * 2).min(MAX_TRY_DIRECT);
+            self.try_direct_at = Some(now + self.try_direct_after);
+            self.ice.check_direct_again(path);
         }
-    }
-
-    /// Whether a check from a relay brings nothing: an address of the peer's behind NAT can't be reached from there, and
-    /// what goes from relay to relay by IPv6 goes by IPv4 as well.
-    fn is_futile(&self, source: SocketAddr, destination: SocketAddr) -> bool {
-        let agent = &self.agent;
-        self.locals.has_relayed(source)
-            && (PeerCandidates::is_behind_nat(destination, agent)
-                || destination.is_ipv6()
-                    && PeerCandidates::has_relayed(destination, agent)
-                    && PeerCandidates::has_relayed_ipv4(agent)
-                    && self.locals.has_relayed_ipv4())
     }
 
     fn become_connected(&mut self, now: Instant, out: &mut VecDeque<Output>) {
@@ -506,29 +430,27 @@ impl Link {
     }
 
     pub(crate) fn next_timeout(&mut self) -> Option<Instant> {
-        let first_candidate =
-            (self.peer_candidates.is_empty()).then(|| self.created + FIRST_CANDIDATE);
+        let first_candidate = (!self.ice.knows_peer()).then(|| self.created + FIRST_CANDIDATE);
         let grace = self.disconnected_since.map(|since| since + self.grace());
-        let idle = (self.connected && !self.idle).then(|| self.last_packet + IDLE_AFTER);
-        let leisure = if self.idle { LEISURE } else { Duration::ZERO };
-        let checks = self.agent.poll_timeout().map(|at| at + leisure);
+        let idle = (self.connected && !self.ice.is_idle()).then(|| self.last_packet + IDLE_AFTER);
+        let checks = self.ice.next_timeout();
         // Without a path there is nothing that WireGuard could send.
         let wireguard = self.path.and_then(|_| self.wireguard.next_timeout());
-        let direct = self.try_direct_at.filter(|_| !self.idle);
+        let direct = self.try_direct_at.filter(|_| !self.ice.is_idle());
         [first_candidate, grace, idle, checks, wireguard, direct].into_iter().flatten().min()
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant, out: &mut VecDeque<Output>) -> Fate {
-        if self.peer_candidates.is_empty() && now >= self.created + FIRST_CANDIDATE {
+        if !self.ice.knows_peer() && now >= self.created + FIRST_CANDIDATE {
             return Fate::Failed(Failure::NoCandidates);
         }
         if self.disconnected_since.is_some_and(|since| now >= since + self.grace()) {
             return Fate::Failed(Failure::NoPath);
         }
-        if self.connected && !self.idle && now >= self.last_packet + IDLE_AFTER {
-            self.set_idle(true);
+        if self.connected && !self.ice.is_idle() && now >= self.last_packet + IDLE_AFTER {
+            self.ice.set_idle(true);
         }
-        if !self.idle && self.try_direct_at.is_some_and(|at| now >= at) {
+        if !self.ice.is_idle() && self.try_direct_at.is_some_and(|at| now >= at) {
             self.try_direct(now);
         }
         let mut slot = [0; MAX_HANDSHAKE];
@@ -549,67 +471,31 @@ impl Link {
     /// Whether a peer that answers no handshake doesn't know us. It can't answer when we are offline, and a client that
     /// sleeps goes on where it was: how long to wait for that is up to the checks of the path.
     fn must_be_answered(&self) -> bool {
-        self.config.role == Role::Controlling && !self.is_offline()
-    }
-
-    fn is_offline(&self) -> bool {
-        self.locals.iter().next().is_none()
+        self.config.role == Role::Controlling && !self.ice.is_offline()
     }
 
     fn grace(&self) -> Duration {
-        if self.is_offline() { OFFLINE_GRACE } else { DISCONNECTED_GRACE }
+        if self.ice.is_offline() { OFFLINE_GRACE } else { DISCONNECTED_GRACE }
     }
 
     pub(crate) fn wake(&mut self, now: Instant) {
         self.last_packet = now;
-        if self.idle {
-            self.set_idle(false);
+        if self.ice.is_idle() {
+            self.ice.set_idle(false);
         }
-    }
-
-    fn set_idle(&mut self, idle: bool) {
-        self.idle = idle;
-        apply_timing(&mut self.agent, self.config.role, idle);
     }
 
     /// Lets the agent do what is due and acts on what it says.
     fn drive(&mut self, now: Instant, out: &mut VecDeque<Output>) {
-        // One call handles one pair; there are at most 100 of them.
-        for _ in 0..128 {
-            self.agent.handle_timeout(now);
-            let mut did_something = false;
-            while let Some(transmit) = self.agent.poll_transmit() {
-                did_something = true;
-                if self.is_futile(transmit.source, transmit.destination) {
-                    continue;
+        self.ice.drive(now, out);
+        while let Some(event) = self.ice.poll_event() {
+            match event {
+                IceEvent::Nominated(path) => self.handle_nomination(path, now, out),
+                IceEvent::Hope(true) => self.disconnected_since = None,
+                IceEvent::Hope(false) => {
+                    self.disconnected_since.get_or_insert(now);
                 }
-                let path = Path { local: Some(transmit.source), remote: transmit.destination };
-                let payload = transmit.contents.to_vec();
-                out.push_back(Output::Transmit(Transmit { path, payload }));
             }
-            while let Some(event) = self.agent.poll_event() {
-                self.handle_ice_event(event, now, out);
-            }
-            if !did_something {
-                break;
-            }
-        }
-    }
-
-    fn handle_ice_event(&mut self, event: IceAgentEvent, now: Instant, out: &mut VecDeque<Output>) {
-        match event {
-            IceAgentEvent::NominatedSend { source, destination, .. } => {
-                let path = Path { local: Some(source), remote: destination };
-                self.handle_nomination(path, now, out);
-            }
-            IceAgentEvent::IceConnectionStateChange(IceConnectionState::Disconnected) => {
-                self.disconnected_since.get_or_insert(now);
-            }
-            IceAgentEvent::IceConnectionStateChange(state) => {
-                tracing::debug!(peer = %self.config.peer, ?state, "ICE");
-                self.disconnected_since = None;
-            }
-            IceAgentEvent::IceRestart(_) | IceAgentEvent::DiscoveredRecv { .. } => {}
         }
     }
 
@@ -639,18 +525,4 @@ fn session_and_counter(datagram: &[u8]) -> (u32, u64) {
     let session = datagram.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
     let counter = datagram.get(8..16).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
     (session, counter)
-}
-
-/// How often pairs are checked and how soon they are given up. A client decides quickly, as it is the one that can do
-/// something about it; a gateway waits for its clients.
-fn apply_timing(agent: &mut IceAgent, role: Role, idle: bool) {
-    let (retransmits, initial, max) = match (role, idle) {
-        (Role::Controlling, false) => (12, 250, 1_500),
-        (Role::Controlling, true) => (4, 25_000, 25_000),
-        (Role::Controlled, false) => (45, 250, 15_000),
-        (Role::Controlled, true) => (40, 25_000, 25_000),
-    };
-    agent.set_max_stun_retransmits(retransmits);
-    agent.set_initial_stun_rto(Duration::from_millis(initial));
-    agent.set_max_stun_rto(Duration::from_millis(max));
 }

@@ -1,11 +1,13 @@
 //! All links of this end.
 
+mod types;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use connlib_packet::TunPacket;
 use connlib_packet::plan::MTU;
-use connlib_packet::{ExceedsMtu, TunPacket};
 use is::stun::StunMessage;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
@@ -20,23 +22,10 @@ use crate::relays::{Relay, Relays};
 use crate::send_queue::SendQueue;
 use crate::stun::{self, StunServers};
 
+pub use types::{Datagram, NodeConfig, Opened, SealError, Upsert};
+
 /// Nothing ever is due later than this.
 const FAR_AWAY: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Settings of a [`Node`].
-#[derive(Debug, Clone)]
-pub struct NodeConfig {
-    /// Seed of everything random, the WireGuard key included: 32 bytes from the operating system.
-    pub seed: [u8; 32],
-    /// Links beyond this many are refused.
-    pub max_links: usize,
-}
-
-impl Default for NodeConfig {
-    fn default() -> Self {
-        Self { seed: [0; 32], max_links: 4096 }
-    }
-}
 
 /// All links of this end: the state machine between the sockets and the tunnel.
 pub struct Node {
@@ -50,60 +39,6 @@ pub struct Node {
     relays: Relays,
     outputs: VecDeque<Output>,
     now: Instant,
-}
-
-/// What [`Node::upsert`] did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Upsert {
-    /// There was no link to this peer.
-    Created,
-    /// The link was the same already; its candidates are signalled once more.
-    Reused,
-    /// The peer or its keys are new: the old link is gone with what waited in it.
-    Replaced,
-    /// There are too many links.
-    Refused,
-}
-
-/// A datagram from a socket.
-#[derive(Debug, Clone, Copy)]
-pub struct Datagram<'a> {
-    /// The address it was sent to: one of ours.
-    pub local: SocketAddr,
-    /// The address it came from.
-    pub remote: SocketAddr,
-    /// The UDP payload.
-    pub payload: &'a [u8],
-}
-
-/// What [`Node::open`] made of a datagram.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opened {
-    /// The first `len` bytes of the slot are a packet from this peer: well-formed only as far as its length goes.
-    Packet {
-        /// Who sent it.
-        peer: PeerId,
-        /// Its length in bytes.
-        len: usize,
-    },
-    /// It was for the link itself; the node's outputs may have grown.
-    Handled,
-    /// It belongs to no link, or isn't authentic. To be counted, not to be logged.
-    Dropped,
-}
-
-/// Why a packet could not be sealed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum SealError {
-    /// There is no link to this peer.
-    #[error("no link to this peer")]
-    UnknownPeer,
-    /// The send queue has no room; see [`SendQueue::is_full`].
-    #[error("the send queue is full")]
-    QueueFull,
-    /// The packet is longer than the MTU and may not be cut.
-    #[error(transparent)]
-    ExceedsMtu(#[from] ExceedsMtu),
 }
 
 impl Node {

@@ -8,6 +8,8 @@ mod allocation;
 mod channels;
 mod requests;
 mod session;
+mod starvation;
+mod watch;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -22,6 +24,7 @@ use crate::stun::message::{Attribute, Class, Message, Method};
 use crate::stun::{self, Mapping, Reached, StunServers};
 use allocation::{Allocation, Carrier, Outbox, State};
 pub use session::RelayCredentials;
+use starvation::Starvation;
 
 /// Bytes in front of a datagram that travels by a channel (RFC 8656 §12.4).
 pub(crate) const CHANNEL_HEADER: usize = 4;
@@ -46,11 +49,6 @@ const LINGER: Duration = Duration::from_secs(5);
 const FIRST_BACKOFF: Duration = Duration::from_secs(5);
 const MAX_BACKOFF: Duration = Duration::from_secs(600);
 
-/// Without an allocation for so long, the portal is asked for other relays; then after longer and longer times.
-const STARVED: Duration = Duration::from_secs(5);
-const FIRST_QUESTION: Duration = Duration::from_secs(60);
-const MAX_QUESTION: Duration = Duration::from_secs(900);
-
 /// A server that tells us our address and, with credentials, relays for us.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relay {
@@ -67,7 +65,7 @@ pub(crate) struct Relays {
     relays: Vec<Entry>,
     allocations: Vec<Held>,
     outbox: Outbox,
-    starved: Option<Starved>,
+    starvation: Starvation,
     wants_others: bool,
     /// What the links know of.
     announced: Relayed,
@@ -96,13 +94,6 @@ struct Held {
     withdrawn: Option<Instant>,
 }
 
-/// There is no allocation.
-#[derive(Debug, Clone, Copy)]
-struct Starved {
-    ask_at: Instant,
-    backoff: Duration,
-}
-
 /// How a datagram with one of our addresses at a relay leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Channel {
@@ -127,7 +118,7 @@ impl Relays {
             relays: Vec::new(),
             allocations: Vec::new(),
             outbox: Outbox { transmits: VecDeque::new(), rng },
-            starved: None,
+            starvation: Starvation::default(),
             wants_others: false,
             announced: Relayed::default(),
         }
@@ -307,7 +298,7 @@ impl Relays {
             [held.allocation.next_timeout(), release].into_iter().flatten().min()
         });
         let retries = self.relays.iter().filter_map(|entry| entry.retry_at);
-        let question = self.starved.map(|starved| starved.ask_at);
+        let question = self.starvation.next_timeout();
         allocations.chain(retries).chain(question).chain(self.withdraw_at()).min()
     }
 
@@ -512,17 +503,7 @@ impl Relays {
             .iter()
             .any(|held| matches!(held.allocation.state(), State::Granted { .. }));
         let wants_any = self.relays.iter().any(|entry| entry.relay.credentials.is_some());
-        if has_any || !wants_any {
-            self.starved = None;
-            return;
-        }
-        let first = Starved { ask_at: now + STARVED, backoff: FIRST_QUESTION };
-        let starved = self.starved.get_or_insert(first);
-        if now >= starved.ask_at {
-            starved.ask_at = now + starved.backoff;
-            starved.backoff = (starved.backoff * 2).min(MAX_QUESTION);
-            self.wants_others = true;
-        }
+        self.wants_others |= self.starvation.review(wants_any && !has_any, now);
     }
 }
 

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::channels::{Channels, Outbound};
 use super::requests::{Due, Purpose, Request, Requests};
 use super::session::{RelayCredentials, Session};
+use super::watch::Watch;
 use crate::output::{Path, Transmit};
 use crate::stun::Transaction;
 use crate::stun::message::{Attribute, Builder, Class, Message, Method};
@@ -27,15 +28,6 @@ const DEFAULT_LIFETIME: Duration = Duration::from_secs(600);
 /// What a relay may grant: less would be a flood of refreshes, more would be believed in after a restart.
 const LIFETIMES: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(30)..=Duration::from_secs(3600);
-
-/// The relay has not answered what should be answered for so long: it is asked whether it is there.
-const ASK_AFTER: Duration = Duration::from_millis(500);
-
-/// It has not answered that either: it is gone, or its network is.
-const SILENCE: Duration = Duration::from_millis(1500);
-
-/// Something sent so long after the last thing that came is no traffic.
-const LIVELY: Duration = Duration::from_secs(2);
 
 /// The same is asked so often with another nonce or other credentials.
 const MAX_TRIES: u8 = 4;
@@ -89,7 +81,7 @@ pub(super) enum Refusal {
 pub(super) struct Allocation {
     relay: Uuid,
     carrier: Carrier,
-    round_trip: Duration,
+    watch: Watch,
     session: Session,
     /// The credentials that the relay is known to accept, while newer ones are tried.
     proven: Option<Session>,
@@ -104,12 +96,6 @@ pub(super) struct Allocation {
     channels: Channels,
     refresh_at: Option<Instant>,
     expires_at: Instant,
-    /// The first thing sent that nothing has come after.
-    silent_since: Option<Instant>,
-    heard: Option<Instant>,
-    watch_at: Option<Instant>,
-    /// Nothing but this one thing has been sent of late: its answer ends the watch.
-    watches_once: bool,
     /// It has carried nothing of late, and was asked for that reason.
     is_suspect: bool,
 }
@@ -127,7 +113,7 @@ impl Allocation {
         let mut allocation = Self {
             relay,
             carrier,
-            round_trip,
+            watch: Watch::new(round_trip),
             session: Session::new(credentials),
             proven: None,
             is_outdated: false,
@@ -138,10 +124,6 @@ impl Allocation {
             channels: Channels::default(),
             refresh_at: None,
             expires_at: now,
-            silent_since: None,
-            heard: None,
-            watch_at: None,
-            watches_once: false,
             is_suspect: false,
         };
         allocation.ask(Purpose::Allocate, 0, now, out);
@@ -161,11 +143,11 @@ impl Allocation {
     }
 
     pub(super) fn round_trip(&self) -> Duration {
-        self.round_trip
+        self.watch.round_trip()
     }
 
     pub(super) fn set_round_trip(&mut self, round_trip: Duration) {
-        self.round_trip = round_trip;
+        self.watch.set_round_trip(round_trip);
     }
 
     /// Our addresses at the relay.
@@ -190,12 +172,12 @@ impl Allocation {
     /// Since when the relay has been silent, if that is too long.
     pub(super) fn silent_since(&self, now: Instant) -> Option<Instant> {
         let is_granted = matches!(self.state, State::Granted { .. });
-        self.silent_since.filter(|since| is_granted && now >= *since + self.silence())
+        self.watch.silent_since(now).filter(|_| is_granted)
     }
 
     /// Whether anything came from the relay after this.
     pub(super) fn has_answered_since(&self, since: Instant) -> bool {
-        self.heard.is_some_and(|heard| heard > since)
+        self.watch.has_heard_since(since)
     }
 
     /// Goes on with other credentials for the same user: a refresh shows whether the relay lets us.
@@ -259,7 +241,7 @@ impl Allocation {
         number: u16,
         now: Instant,
     ) -> Option<(SocketAddr, SocketAddr)> {
-        self.note_received(now);
+        self.watch.note_received(now);
         self.is_suspect = false;
         let peer = self.channels.inbound(number)?;
         Some((self.relayed_like(peer)?, peer))
@@ -290,7 +272,7 @@ impl Allocation {
             return true;
         }
         let Some(request) = self.requests.take(transaction) else { return false };
-        self.note_received(now);
+        self.watch.note_received(now);
         match code {
             None => self.handle_success(request.purpose, message, now, out),
             // An error proves nothing about its sender (most can't be signed); whoever knows the transaction's id can
@@ -305,7 +287,8 @@ impl Allocation {
         let expiry = matches!(self.state, State::Granted { .. }).then_some(self.expires_at);
         let channels = self.channels.next_timeout();
         let requests = self.requests.next_timeout();
-        [expiry, channels, requests, self.refresh_at, self.watch_at].into_iter().flatten().min()
+        let watch = self.watch.next_timeout();
+        [expiry, channels, requests, self.refresh_at, watch].into_iter().flatten().min()
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant, out: &mut Outbox) {
@@ -331,51 +314,16 @@ impl Allocation {
         while let Some(number) = self.channels.due(now) {
             self.bind(number, now, out);
         }
-        if self.watch_at.is_some_and(|at| now >= at) {
-            self.watch(now, out);
+        if self.watch.handle_timeout(now) {
+            self.is_suspect = true;
+            self.probe(now, out);
         }
         self.bind_waiting(now, out);
     }
 
-    /// Looks whether the relay has answered what was sent.
-    fn watch(&mut self, now: Instant, out: &mut Outbox) {
-        let Some(since) = self.silent_since else {
-            self.watch_at = None;
-            return;
-        };
-        let (ask, silence) = (since + self.ask_after(), since + self.silence());
-        self.watch_at = [ask, silence].into_iter().find(|at| *at > now);
-        if now >= ask {
-            self.is_suspect = true;
-            self.probe(now, out);
-        }
-    }
-
-    fn ask_after(&self) -> Duration {
-        ASK_AFTER.max(self.round_trip * 2)
-    }
-
-    fn silence(&self) -> Duration {
-        self.ask_after() + SILENCE.max(self.round_trip * 3)
-    }
-
     /// Something was sent that the relay or a peer is to answer.
     pub(super) fn note_sent(&mut self, now: Instant) {
-        if self.silent_since.is_none() {
-            self.silent_since = Some(now);
-            self.watches_once =
-                self.watch_at.is_none() && self.heard.is_none_or(|heard| now >= heard + LIVELY);
-            // What is set already looks again when it is due: there is no timer for each packet.
-            self.watch_at.get_or_insert(now + ASK_AFTER.max(self.round_trip * 2));
-        }
-    }
-
-    fn note_received(&mut self, now: Instant) {
-        self.silent_since = None;
-        self.heard = Some(now);
-        if self.watches_once {
-            self.watch_at = None;
-        }
+        self.watch.note_sent(now);
     }
 
     /// Begins anew: whatever the relay knew is gone.
@@ -434,7 +382,7 @@ impl Allocation {
             }
         };
         let payload = self.session.sign(message);
-        let round_trip = self.round_trip;
+        let round_trip = self.watch.round_trip();
         let request = Request::new(purpose, transaction, tries, payload.clone(), round_trip, now);
         self.requests.add(request);
         self.transmit(payload, now, out);
