@@ -22,7 +22,7 @@ use crate::node::Datagram;
 use crate::output::{Path, Transmit};
 use crate::stun::message::{Attribute, Class, Message, Method};
 use crate::stun::{self, Mapping, Reached, StunServers};
-use allocation::{Allocation, Carrier, Outbox, State};
+use allocation::{Allocation, Carrier, Outbox, Refusal, State};
 pub use session::RelayCredentials;
 use starvation::Starvation;
 
@@ -48,6 +48,10 @@ const LINGER: Duration = Duration::from_secs(5);
 /// A relay that refused us is asked again after this, and after twice as long each time that it does so again.
 const FIRST_BACKOFF: Duration = Duration::from_secs(5);
 const MAX_BACKOFF: Duration = Duration::from_secs(600);
+
+/// An allocation that somebody left at our address ends by itself, or its relay lets us have the place: soon after that
+/// we ask again.
+const OCCUPIED: Duration = Duration::from_secs(15);
 
 /// A server that tells us our address and, with credentials, relays for us.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -341,6 +345,7 @@ impl Relays {
             match allocation.state() {
                 State::Asked { .. } => {}
                 State::Granted { .. } => entry.backoff = FIRST_BACKOFF,
+                State::Failed(Refusal::Occupied) => entry.retry_at = Some(now + OCCUPIED),
                 State::Failed(_) => {
                     entry.retry_at = Some(now + entry.backoff);
                     entry.backoff = (entry.backoff * 2).min(MAX_BACKOFF);

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::{CLIENT, GATEWAY, Pair, RelayHost, addr, packet};
-use connlib_link::{Event, Path};
+use connlib_link::{Datagram, Event, Node, NodeConfig, Opened, Path};
 
 const STEP: Duration = Duration::from_millis(20);
 
@@ -322,4 +322,55 @@ fn what_the_relay_refuses_is_not_asked_for_without_end() {
     pair.announce_relays();
     pair.run(Duration::from_secs(1));
     assert_eq!(pair.relays[0].server.allocations(), 2);
+}
+
+#[test]
+fn noise_from_a_relay_disturbs_nothing() {
+    let mut pair = pair(1);
+    pair.blocked = no_direct;
+    pair.connect();
+    let relay = addr("203.0.113.1:3478");
+    let mut slot = vec![0; 4096];
+    let mut random = 1u64;
+    let mut next = || {
+        random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (random >> 33) as usize
+    };
+    // Truncated, lengthened, with wrong lengths inside: channel data, STUN of each kind and class, anything.
+    for _ in 0..20_000 {
+        let mut noise: Vec<u8> = (0..next() % 200).map(|_| next() as u8).collect();
+        match next() % 3 {
+            0 if noise.len() > 4 => noise[..2].copy_from_slice(&[0x40, (next() % 4) as u8]),
+            1 if noise.len() > 20 => {
+                noise[..2].copy_from_slice(&[(next() % 2) as u8, next() as u8 & 0x1f]);
+                noise[4..8].copy_from_slice(&0x2112_a442_u32.to_be_bytes());
+                let len = noise.len() - 20;
+                noise[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+            }
+            _ => {}
+        }
+        let datagram = Datagram { local: pair.client.addresses[0], remote: relay, payload: &noise };
+        let opened = pair.client.node.open(datagram, &mut slot, pair.now);
+        assert!(!matches!(opened, Opened::Packet { .. }));
+    }
+    Traffic::run(&mut pair, Duration::from_secs(10)).assert_all_arrived(&pair);
+}
+
+#[test]
+fn a_process_that_follows_one_that_died_gets_the_relay_as_soon_as_it_lets_go() {
+    let mut pair = pair(1);
+    pair.blocked = no_direct;
+    // The same address, another user: the portal knows processes by their keys.
+    pair.relays[0].salt = 1;
+    let seed = NodeConfig { seed: [77; 32], ..NodeConfig::default() };
+    pair.client.node = Node::new(seed, pair.now);
+    let addresses = pair.client.addresses.clone();
+    pair.client.node.set_local_addresses(&addresses, pair.now);
+    let relay = pair.relays[0].announce("client");
+    pair.client.node.set_relays(&[relay], pair.now);
+    pair.run(Duration::from_secs(640));
+    assert_eq!(pair.relays[0].server.allocations(), 2);
+    pair.client.node.release_relays(pair.now);
+    pair.run(Duration::from_secs(1));
+    assert_eq!(pair.relays[0].server.allocations(), 1, "given back at the end");
 }

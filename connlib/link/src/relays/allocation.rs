@@ -72,6 +72,9 @@ pub(super) enum State {
 pub(super) enum Refusal {
     Silence,
     Credentials,
+    /// The relay knows an allocation of our address that is another user's: of the process that ran here before, which
+    /// did not give it back.
+    Occupied,
     /// The code of RFC 8656 §19.
     Error(u16),
     /// It is given back.
@@ -489,8 +492,8 @@ impl Allocation {
             return self.ask(purpose, tries.saturating_sub(1), now, out);
         }
         match purpose {
-            // Somebody else's, it seems: it is for them to give it back.
-            Purpose::Allocate | Purpose::Release => self.fail(Refusal::Credentials),
+            Purpose::Allocate => self.fail(Refusal::Credentials),
+            Purpose::Release => self.fail(Refusal::Occupied),
             // It was started anew with other secrets, and knows nothing of what it granted before.
             Purpose::Refresh if self.is_suspect => self.fail(Refusal::Credentials),
             Purpose::Refresh => self.is_outdated = true,

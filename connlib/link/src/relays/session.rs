@@ -86,3 +86,45 @@ impl Session {
         self.challenge.as_ref().is_some_and(|c| response.is_authentic(&c.key) == Some(true))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // From a session with the relay of the existing system, whose secrets are of that lab.
+    const CHALLENGE: &str = "0113007c2112a4421429596de371262919af949d80220018666972657a6f6e652d72656c61793b20726576\
+        3d787878780009001000000401556e617574686f72697a656400140008666972657a6f6e6500150024646663363532\
+        33622d316535342d653135332d666465642d636537363731303435623834000800144ca116e713fb38145b7b7d70ae\
+        fe5aea0da7e7ab";
+    const ALLOCATED: &str = "010300542112a442e273d1f8ba4975bfabba177380220018666972657a6f6e652d72656c61793b20726576\
+        3d787878780016000\
+        80001f40b2b5ca440002000080001ec832b5fa446000d00040000025800080014231d044ca3b0b2b38bf706864eda37\
+        0d76b98b53";
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digits = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+        (0..hex.len()).step_by(2).map(digits).collect()
+    }
+
+    #[test]
+    fn what_existing_relays_answer_is_understood_and_authentic() {
+        let mut session = Session::new(RelayCredentials {
+            username: "1795316531:1e0hUvvHzRz70gAk/t2F9gMRUjwksyPWSqyeaPghPyY".into(),
+            password: "/w76akdw64EhLrSIkmJl8fwnDIaaXCA4GTkq9GoItfQ".into(),
+        });
+        let (challenge, allocated) = (bytes(CHALLENGE), bytes(ALLOCATED));
+        let challenge = Message::parse(&challenge).unwrap();
+        let allocated = Message::parse(&allocated).unwrap();
+        assert!(!session.is_authentic(&allocated), "without a realm there is no key");
+        assert_eq!(challenge.error_code(), Some(401));
+        assert!(session.adopt(&challenge));
+        assert!(!session.adopt(&challenge), "nothing new");
+        assert!(session.is_authentic(&allocated));
+        let relayed: Vec<_> = allocated.xor_addresses(Attribute::XorRelayedAddress).collect();
+        assert_eq!(relayed, ["10.78.0.2:54553".parse().unwrap()]);
+        assert_eq!(allocated.number(Attribute::Lifetime), Some(600));
+
+        let credentials = RelayCredentials { username: "other".into(), password: "other".into() };
+        assert!(!session.with(credentials).is_authentic(&allocated));
+    }
+}
