@@ -80,6 +80,8 @@ pub struct Options {
     pub gateway_nat: Option<Nat>,
     /// How many relays there are, [`MAX_RELAYS`] at most.
     pub relays: u8,
+    /// Whether a program carries the relays' cables too: what arrives there has whole checksums, as on a real cable.
+    pub relays_on_wires: bool,
     /// The faults of the cable between client and router. Without any it is the kernel's own.
     pub access: Impairment,
     /// Decides which packets the faults hit.
@@ -95,6 +97,7 @@ impl Default for Options {
             nat: Nat::Masquerade,
             gateway_nat: None,
             relays: 0,
+            relays_on_wires: false,
             access: Impairment::default(),
             seed: 1,
         }
@@ -120,6 +123,8 @@ pub struct Direct {
     pub gateway: Namespace,
     /// Where the relays are to run.
     pub relays: Vec<Namespace>,
+    /// The relays' cables, if a program carries them.
+    pub relay_wires: Vec<Wire>,
     /// The segment behind the gateway.
     pub office: Switch,
     /// The office's web server, on ports 80 and 8080.
@@ -170,8 +175,9 @@ impl Direct {
         let gateway = lab.namespace("gateway")?;
         let gateway_router = lay_gateway(lab, &internet, &gateway, options)?;
         let relays = (0..options.relays.min(MAX_RELAYS))
-            .map(|index| lay_relay(lab, &internet, index, options.underlay))
-            .collect::<Result<_>>()?;
+            .map(|index| lay_relay(lab, &internet, index, options))
+            .collect::<Result<Vec<_>>>()?;
+        let (relays, relay_wires): (_, Vec<_>) = relays.into_iter().unzip();
         let office = lab.switch("office")?;
         office.plug(&gateway, "lan", &["10.20.0.1/24", "fd20::1/64"])?;
         gateway.set_resolvers(&parse(&["10.20.0.53"])?)?;
@@ -203,6 +209,7 @@ impl Direct {
             gateway_router,
             gateway,
             relays,
+            relay_wires: relay_wires.into_iter().flatten().collect(),
             office,
             web,
             database,
@@ -252,14 +259,27 @@ fn lay_gateway(
     Ok(Some(router))
 }
 
-fn lay_relay(lab: &Lab, internet: &Switch, index: u8, underlay: Underlay) -> Result<Namespace> {
+fn lay_relay(
+    lab: &Lab,
+    internet: &Switch,
+    index: u8,
+    options: &Options,
+) -> Result<(Namespace, Option<Wire>)> {
     let relay = lab.namespace(&format!("relay{}", index + 1))?;
     let addresses = relay_addresses(index);
     let [ipv4, ipv6] = addresses.each_ref();
     let (ipv4, ipv6) = (format!("{ipv4}/24"), format!("{ipv6}/64"));
-    internet.plug(&relay, "eth0", &underlay.keep(&[&ipv4, &ipv6]))?;
-    relay.set_resolvers(&parse(&underlay.keep(&["203.0.113.53", "2001:db8:113::53"]))?)?;
-    Ok(relay)
+    let addresses = options.underlay.keep(&[&ipv4, &ipv6]);
+    let wire = if options.relays_on_wires {
+        let perfect = Impairment::default();
+        Some(internet.plug_wire(&relay, "eth0", &addresses, perfect, options.seed)?)
+    } else {
+        internet.plug(&relay, "eth0", &addresses)?;
+        None
+    };
+    let resolvers = options.underlay.keep(&["203.0.113.53", "2001:db8:113::53"]);
+    relay.set_resolvers(&parse(&resolvers)?)?;
+    Ok((relay, wire))
 }
 
 /// The IPv4 and the IPv6 address of a relay, as far as the internet has the family.
