@@ -1,7 +1,10 @@
 //! What a client without credentials can do: not much, and not for long.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpStream, UdpSocket};
+use std::time::Duration;
+
+use connlib_e2e::wait;
 
 use super::support::{Network, PEER, RELAY, SOON};
 
@@ -64,6 +67,29 @@ fn connections_are_limited_by_source() {
     network.wait_for_metric("connlib_relay_streams", 0);
     let _again = connect();
     network.wait_for_metric("connlib_relay_streams", 1);
+}
+
+/// A byte now and then is no message.
+#[test]
+fn who_never_says_anything_whole_is_disconnected() {
+    let network = Network::new();
+    let _relay = network.start(&["--listen-tcp", "0.0.0.0:3478"]);
+    let is_closed = network.client.enter(|| {
+        let mut stream = TcpStream::connect((RELAY, 3478)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        // The beginning of a Binding request, which has 20 bytes and is not to get to its end.
+        let mut request = b"\x00\x01\x00\x00\x21\x12\xa4\x42".iter().cycle();
+        wait::until("the relay to hang up", SOON, || {
+            let _ = stream.write(&[*request.next().unwrap()]);
+            match stream.read(&mut [0; 1]) {
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock) => None,
+                _ => Some(()),
+            }
+        })
+    });
+    is_closed.unwrap().unwrap();
+    network.wait_for_metric("connlib_relay_streams", 0);
+    network.wait_for_metric("connlib_relay_streams_failed_total", 1);
 }
 
 #[test]
