@@ -1,27 +1,29 @@
 //! The world: what is in it, and the loop that makes time pass.
 
+mod agenda;
 mod apps;
 mod faults;
+mod signalling;
+mod travel;
 
 pub use faults::bounds;
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{LazyLock, Once};
 use std::time::{Duration, Instant};
 
 use connlib_packet::IcmpError;
-use connlib_tunnel::client::DnsQuery;
-use connlib_tunnel::{ResolutionId, ResourceId, SiteId};
+use connlib_tunnel::{ResourceId, SiteId};
 
+use self::agenda::{Agenda, Happening};
 use crate::app::{Flow, FlowId, FlowSpec};
 use crate::hosts::{self, ClientHost, Effect, GatewayHost, RelayHost};
-use crate::internet::{self, Access, Datagram, Fate, Internet, Node};
+use crate::internet::{Access, Internet, Node};
 use crate::logs;
-use crate::model::{Model, ProbeId, Tally};
+use crate::model::{Model, Tally};
 use crate::names::Names;
-use crate::portal::{FromPortal, Portal, ResourceSpec, gateway_id};
+use crate::portal::{Portal, ResourceSpec, gateway_id};
 use crate::random::Random;
 use crate::trace::Trace;
 use crate::wire::Wire;
@@ -40,8 +42,7 @@ const SITE_LATENCY: Duration = Duration::from_millis(1);
 pub struct World {
     seed: u64,
     now: Instant,
-    queue: BinaryHeap<Reverse<Scheduled>>,
-    serial: u64,
+    agenda: Agenda,
     random: Random,
     trace: Trace,
     internet: Internet,
@@ -77,35 +78,6 @@ struct Machine<H> {
     rings_before: u64,
 }
 
-struct Scheduled {
-    at: Instant,
-    serial: u64,
-    happening: Happening,
-}
-
-enum Happening {
-    /// A datagram is at the backbone.
-    Backbone(Datagram),
-    /// A datagram is at its receiver.
-    Arrival(Datagram),
-    /// A peer tries to connect to the portal.
-    Join(Node, u32),
-    /// A message of the portal may have arrived somewhere.
-    Wire(Node, u32),
-    /// A resolver has answered a gateway.
-    Resolved(usize, u32, ResolutionId, String),
-    /// A resolver has answered a client.
-    Answered(usize, u32, Box<DnsQuery>),
-    /// A host behind a gateway sends a packet.
-    Reply(usize, u32, Vec<u8>, Option<ProbeId>),
-    /// An application does something.
-    Tick(FlowId),
-    /// A host sends something to an application, unasked.
-    Push(FlowId, Duration, Instant),
-    /// Somebody meddles.
-    Meddle(Box<dyn FnOnce(&mut World)>),
-}
-
 impl World {
     /// An empty world.
     pub fn new(seed: u64) -> Self {
@@ -119,8 +91,7 @@ impl World {
         Self {
             seed,
             now,
-            queue: BinaryHeap::new(),
-            serial: 0,
+            agenda: Agenda::default(),
             trace: Trace::new(now),
             internet: Internet::new(random.fork(1)),
             random: random.fork(2),
@@ -356,9 +327,8 @@ impl World {
     }
 
     fn next_at(&self) -> Option<Instant> {
-        let scheduled = self.queue.peek().map(|Reverse(scheduled)| scheduled.at);
         let alarms = self.alarms().map(|(at, _)| at);
-        alarms.chain(scheduled).chain(self.portal.next_timeout()).min()
+        alarms.chain(self.agenda.next_at()).chain(self.portal.next_timeout()).min()
     }
 
     fn alarms(&self) -> impl Iterator<Item = (Instant, Node)> {
@@ -377,10 +347,8 @@ impl World {
     }
 
     fn step(&mut self) {
-        if self.queue.peek().is_some_and(|Reverse(scheduled)| scheduled.at <= self.now) {
-            if let Some(Reverse(scheduled)) = self.queue.pop() {
-                self.happen(scheduled.happening);
-            }
+        if let Some(happening) = self.agenda.pop_due(self.now) {
+            self.happen(happening);
         } else if self.portal.next_timeout().is_some_and(|at| at <= self.now) {
             self.portal.handle_timeout(self.now);
             self.post();
@@ -439,8 +407,7 @@ impl World {
     }
 
     fn schedule(&mut self, at: Instant, happening: Happening) {
-        self.serial += 1;
-        self.queue.push(Reverse(Scheduled { at, serial: self.serial, happening }));
+        self.agenda.add(at, happening);
     }
 
     fn with_client(&mut self, number: usize, f: impl FnOnce(&mut ClientHost, &mut Vec<Effect>)) {
@@ -467,214 +434,12 @@ impl World {
         self.apply(Node::Relay(number), effects);
     }
 
-    fn apply(&mut self, node: Node, effects: Vec<Effect>) {
-        let now = self.now;
-        for effect in effects {
-            match (node, effect) {
-                (_, Effect::Transmit(transmit, ecn, cargo)) => {
-                    let connlib_link::Path { local, remote } = transmit.path;
-                    let payload = transmit.payload;
-                    self.initiations += u64::from(hosts::is_initiation(&payload));
-                    let fate = self.internet.send(node, local, remote, payload, ecn, cargo, now);
-                    self.follow(fate, Happening::Backbone);
-                }
-                (_, Effect::Portal(message)) => {
-                    self.trace
-                        .note(now, &[2, number_of(node)], || format!("{node:?} -> {message:?}"));
-                    let at = now + PORTAL_LATENCY;
-                    let wire = self.wires.entry(node).or_default();
-                    wire.say(message, at);
-                    let generation = wire.generation;
-                    self.schedule(at, Happening::Wire(node, generation));
-                }
-                (Node::Client(number), Effect::Deliver(packet)) => self.receive(number, packet),
-                (Node::Gateway(number), Effect::Deliver(packet)) => self.let_out(number, packet),
-                (Node::Gateway(number), Effect::Resolve(id, name)) => {
-                    let takes = self.random.duration(ms(1), ms(60));
-                    let generation = self.gateways[number].generation;
-                    self.trace
-                        .note(now, &[3, number_of(node)], || format!("{node:?} resolves {name}"));
-                    self.schedule(now + takes, Happening::Resolved(number, generation, id, name));
-                }
-                (Node::Client(number), Effect::Query(query)) => {
-                    let takes = self.random.duration(ms(5), ms(60));
-                    let generation = self.clients[number].generation;
-                    let answered = Happening::Answered(number, generation, Box::new(query));
-                    self.schedule(now + takes, answered);
-                }
-                (_, Effect::Note(note)) => {
-                    self.trace.note(now, &[4, number_of(node)], || format!("{node:?}: {note}"));
-                }
-                (_, Effect::Violation(what)) => self.model.violations.push(what),
-                (_, other) => self.model.violations.push(format!("{node:?}: {other:?}")),
-            }
-        }
-    }
-
-    /// A datagram goes on, or not.
-    fn follow(&mut self, fate: Fate, then: impl Fn(Datagram) -> Happening) {
-        let now = self.now;
-        let (datagram, code, what) = match &fate {
-            Fate::Travels(at, datagram, _) => (datagram, (*at - now).as_nanos() as u64, "travels"),
-            Fate::Lost(datagram) => (datagram, 1, "is lost"),
-            Fate::Stopped(datagram, why) => (datagram, 2, *why),
-        };
-        let Datagram { source, destination, payload, .. } = datagram;
-        let numbers =
-            [5, code, hash(source), hash(destination), payload.len() as u64, payload[0].into()];
-        self.trace.note(now, &numbers, || {
-            let kind = hosts::kind(payload);
-            format!("{source} -> {destination} {kind} of {} {what}", payload.len())
-        });
-        match fate {
-            Fate::Travels(at, datagram, copy) => {
-                if let Some(copy) = copy {
-                    self.schedule(copy, then(datagram.clone()));
-                }
-                self.schedule(at, then(datagram));
-            }
-            Fate::Lost(datagram) if hosts::is_data(&datagram.payload) => {
-                let client = match datagram.on_line_of() {
-                    Node::Client(number) => Some(number),
-                    _ => None,
-                };
-                self.model.lose(datagram.cargo, client);
-            }
-            Fate::Lost(_) | Fate::Stopped(..) => {}
-        }
-    }
-
-    fn arrive(&mut self, datagram: &Datagram) {
-        let now = self.now;
-        match self.internet.receiver(datagram) {
-            Some(Node::Client(number)) => {
-                self.with_client(number, |host, out| host.handle_datagram(datagram, now, out));
-            }
-            Some(Node::Gateway(number)) => {
-                self.with_gateway(number, |host, out| host.handle_datagram(datagram, now, out));
-            }
-            Some(Node::Relay(number)) => {
-                self.with_relay(number, |host, out| host.handle_datagram(datagram, now, out));
-            }
-            Some(Node::Stun) => {
-                if let Some(answer) = internet::stun::answer(&datagram.payload, datagram.source) {
-                    let (local, remote) = (Some(datagram.destination), datagram.source);
-                    let ecn = connlib_packet::Ecn::NotEct;
-                    let fate =
-                        self.internet.send(Node::Stun, local, remote, answer, ecn, None, now);
-                    self.follow(fate, Happening::Backbone);
-                }
-            }
-            None => {}
-        }
-    }
-
-    /// Sends what the portal has to say.
-    fn post(&mut self) {
-        let now = self.now;
-        for (to, message) in self.portal.take_outbox() {
-            self.trace.note(now, &[6, number_of(to)], || format!("portal -> {to:?} {message:?}"));
-            if let FromPortal::Gateway(message) = &message
-                && let Some((client, resource, at)) = message.expiry()
-            {
-                let end = move |world: &mut Self| world.authorization_expires(client, resource);
-                self.schedule(at, Happening::Meddle(Box::new(end)));
-            }
-            let at = now + PORTAL_LATENCY;
-            let wire = self.wires.entry(to).or_default();
-            wire.hear(message, at);
-            let generation = wire.generation;
-            self.schedule(at, Happening::Wire(to, generation));
-        }
-    }
-
-    fn pump(&mut self, node: Node, generation: u32) {
-        let now = self.now;
-        let is_down = self.is_down(node);
-        let Some(wire) = self.wires.get_mut(&node) else { return };
-        if wire.generation != generation || !wire.has_traffic() {
-            return;
-        }
-        if is_down {
-            // What is under way waits, as it does with TCP.
-            return self.schedule(now + ms(200), Happening::Wire(node, generation));
-        }
-        while let Some(message) = self.wires.get_mut(&node).and_then(|wire| wire.pop_up(now)) {
-            self.portal.handle(node, message, now);
-        }
-        while let Some(message) = self.wires.get_mut(&node).and_then(|wire| wire.pop_down(now)) {
-            match (node, message) {
-                (Node::Client(number), FromPortal::Client(message)) => {
-                    self.with_client(number, |host, out| host.handle_portal(message, now, out));
-                }
-                (Node::Gateway(number), FromPortal::Gateway(message)) => {
-                    self.with_gateway(number, |host, out| host.handle_portal(message, now, out));
-                }
-                _ => {}
-            }
-        }
-        self.post();
-    }
-
-    fn join(&mut self, node: Node, generation: u32) {
-        let now = self.now;
-        let key = match node {
-            Node::Client(number) => self.clients[number].host.as_ref().map(ClientHost::public_key),
-            Node::Gateway(number) => {
-                self.gateways[number].host.as_ref().map(GatewayHost::public_key)
-            }
-            Node::Stun | Node::Relay(_) => None,
-        };
-        let can_connect =
-            self.portal_is_up && !self.is_down(node) && !self.internet.addresses(node).is_empty();
-        let Some(wire) = self.wires.get_mut(&node) else { return };
-        let (Some(key), false) = (key, wire.is_connected || wire.generation != generation) else {
-            return;
-        };
-        if !can_connect {
-            let pause = self.random.duration(ms(100), ms(1000));
-            return self.schedule(now + pause, Happening::Join(node, generation));
-        }
-        let held = wire.connect();
-        self.trace.note(now, &[7, number_of(node)], || format!("{node:?} joins"));
-        for message in held {
-            self.apply(node, vec![Effect::Portal(message)]);
-        }
-        if self.wires.values().all(|wire| wire.is_connected) {
-            self.complete_since = Some(now);
-        }
-        self.portal.join(node, key, now);
-        self.post();
-        self.prolong(node);
-        self.tell();
-    }
-
     fn is_down(&self, node: Node) -> bool {
         match node {
             Node::Client(number) => self.clients[number].down_since.is_some(),
             Node::Gateway(number) => self.gateways[number].down_since.is_some(),
             Node::Stun | Node::Relay(_) => false,
         }
-    }
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.serial) == (other.at, other.serial)
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.serial).cmp(&(other.at, other.serial))
     }
 }
 
@@ -689,16 +454,4 @@ fn number_of(node: Node) -> u64 {
         Node::Stun => 2000,
         Node::Relay(number) => 3000 + number as u64,
     }
-}
-
-/// A number that stands for an address in traces.
-fn hash(address: &SocketAddr) -> u64 {
-    let bits = match address.ip() {
-        IpAddr::V4(v4) => u64::from(v4.to_bits()),
-        IpAddr::V6(v6) => {
-            let bits = v6.to_bits();
-            (bits >> 64) as u64 ^ bits as u64
-        }
-    };
-    bits.rotate_left(16) ^ u64::from(address.port())
 }
