@@ -53,6 +53,10 @@ const AUTHENTICATED_PATH_LIFETIME: Duration = Duration::from_secs(5);
 const TRY_DIRECT: Duration = Duration::from_secs(30);
 const MAX_TRY_DIRECT: Duration = Duration::from_secs(600);
 
+/// For so long it is left to the path in use, unless a direct one is found: relayed ones take turns at being the best
+/// meanwhile.
+const SETTLE: Duration = Duration::from_secs(2);
+
 pub(crate) struct Link {
     config: LinkConfig,
     ice: Ice,
@@ -69,6 +73,9 @@ pub(crate) struct Link {
     last_heard: Instant,
     try_direct_at: Option<Instant>,
     try_direct_after: Duration,
+    settled_at: Option<Instant>,
+    /// What is the best path once that is settled.
+    deferred: Option<Path>,
     pending: VecDeque<Vec<u8>>,
 }
 
@@ -127,6 +134,8 @@ impl Link {
             last_heard: now,
             try_direct_at: None,
             try_direct_after: TRY_DIRECT,
+            settled_at: None,
+            deferred: None,
             pending: VecDeque::new(),
         }
     }
@@ -393,10 +402,11 @@ impl Link {
     /// Checks paths without a relay anew that have failed before.
     fn try_direct(&mut self, now: Instant) {
         self.try_direct_at = None;
-        if let Some(path) = self.path.filter(|path| self.ice.is_relayed(*path)) {
+        if self.path.is_some_and(|path| self.ice.is_relayed(path)) {
             self.try_direct_after = (self.try_direct_after * 2).min(MAX_TRY_DIRECT);
             self.try_direct_at = Some(now + self.try_direct_after);
-            self.ice.check_direct_again(path);
+            self.settled_at = Some(now + SETTLE);
+            self.ice.check_direct_again();
         }
     }
 
@@ -437,7 +447,10 @@ impl Link {
         // Without a path there is nothing that WireGuard could send.
         let wireguard = self.path.and_then(|_| self.wireguard.next_timeout());
         let direct = self.try_direct_at.filter(|_| !self.ice.is_idle());
-        [first_candidate, grace, idle, checks, wireguard, direct].into_iter().flatten().min()
+        [first_candidate, grace, idle, checks, wireguard, direct, self.settled_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant, out: &mut VecDeque<Output>) -> Fate {
@@ -452,6 +465,12 @@ impl Link {
         }
         if !self.ice.is_idle() && self.try_direct_at.is_some_and(|at| now >= at) {
             self.try_direct(now);
+        }
+        if self.settled_at.is_some_and(|at| now >= at) {
+            self.settled_at = None;
+            if let Some(path) = self.deferred.take() {
+                self.handle_nomination(path, now, out);
+            }
         }
         let mut slot = [0; MAX_HANDSHAKE];
         if self.path.is_some() {
@@ -500,6 +519,11 @@ impl Link {
     }
 
     fn handle_nomination(&mut self, path: Path, now: Instant, out: &mut VecDeque<Output>) {
+        self.deferred = None;
+        if self.settled_at.is_some() && self.ice.is_relayed(path) && !self.is_path_lost() {
+            self.deferred = Some(path);
+            return;
+        }
         let heard_recently = self
             .last_authenticated
             .is_some_and(|newest| now < newest.seen + AUTHENTICATED_PATH_LIFETIME);

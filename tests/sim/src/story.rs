@@ -89,7 +89,7 @@ impl Story {
         let gateways = random.pick(&[1, 1, 2]);
         let sites = if gateways == 2 { random.pick(&[1, 2]) } else { 1 };
         let are_gateways_hidden = random.chance(0.2);
-        let relays = random.pick(&[0, 0, 0, 1, 2]);
+        let relays = random.pick(&[0, 0, 0, 0, 0, 1, 2]);
         let mut story = Self {
             world: World::new(seed),
             random,

@@ -83,6 +83,27 @@ fn relays_help_where_routers_leave_no_direct_path() {
 }
 
 #[test]
+fn a_relay_that_appears_does_not_take_over_from_a_direct_path() {
+    // Nearer than the portal: checks arrive before it has told the client what they come from.
+    let line = Line::clean(ms(2));
+    let mut world = World::new(3);
+    world.add_gateway(1, Access::behind(Mapping::EndpointIndependent, line));
+    let client = world.add_client(Access::public(line));
+    world.add_resource(ResourceSpec::network(1, 1, "10.0.0.0/8"), &[client]);
+    world.run(2 * SECOND);
+    let flow = world.start(FlowSpec::to_address(client, What::Udp(7), "10.0.0.1").every(ms(50)));
+    world.run(5 * SECOND);
+    let relay = world.add_relay();
+    world.run(20 * SECOND);
+    let start = world.now();
+    world.restart_relay(relay, false, 10 * SECOND);
+    world.run(20 * SECOND);
+    let silence = world.longest_silence(flow, start);
+    assert!(silence <= ms(200), "{silence:?}");
+    world.finish();
+}
+
+#[test]
 fn a_relay_that_is_lost_is_replaced_within_three_seconds() {
     let symmetric = Access::behind(Mapping::Symmetric, LINE);
     for (relays, is_noticed) in [(1, false), (1, true), (2, false), (2, true)] {

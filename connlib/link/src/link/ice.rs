@@ -142,16 +142,13 @@ impl Ice {
             || PeerCandidates::has_relayed(path.remote, &self.agent)
     }
 
-    /// Has paths without a relay checked anew that have failed before, while this one is in use.
-    pub(super) fn check_direct_again(&mut self, in_use: Path) {
-        if in_use.local.is_some_and(|local| self.locals.has_relayed(local)) {
-            // What comes back is paired with all that the peer has.
-            for host in self.locals.hosts() {
-                self.agent.invalidate_candidate(host);
-                self.agent.add_local_candidate(host.clone());
-            }
-        } else {
-            self.peer_candidates.check_direct_again(&mut self.agent);
+    /// Has all paths checked anew that begin at an interface of ours, those included that have failed before. For a
+    /// moment none of them is known to work.
+    pub(super) fn check_direct_again(&mut self) {
+        // Only candidates of ours can be taken back and given again any number of times.
+        for host in self.locals.hosts() {
+            self.agent.invalidate_candidate(host);
+            self.agent.add_local_candidate(host.clone());
         }
     }
 

@@ -83,22 +83,6 @@ impl PeerCandidates {
             && agent.remote_candidates().any(|c| is_host(&c))
             && agent.remote_candidates().any(|c| is_mapped(&c))
     }
-
-    /// Has all of the peer's candidates checked anew that are not a relay's. The agent takes each for another one, so
-    /// this comes to an end where there would be no room for what the peer signals.
-    pub(super) fn check_direct_again(&mut self, agent: &mut IceAgent) {
-        let is_direct = |c: &Candidate| {
-            matches!(c.kind(), CandidateKind::Host | CandidateKind::ServerReflexive)
-        };
-        let direct: Vec<_> = agent.remote_candidates().filter(is_direct).collect();
-        for candidate in direct {
-            if self.ever < MAX_CANDIDATES_EVER / 2 {
-                self.ever += 1;
-                forget(&candidate, agent);
-                agent.add_remote_candidate(candidate);
-            }
-        }
-    }
 }
 
 fn forget(candidate: &Candidate, agent: &mut IceAgent) {
