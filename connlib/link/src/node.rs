@@ -156,9 +156,8 @@ impl Node {
     /// What works is kept until something else does.
     pub fn set_relays(&mut self, relays: &[Relay], now: Instant) {
         self.now = now;
-        let mut servers: Vec<_> = relays.iter().flat_map(|relay| &relay.addresses).collect();
-        servers.dedup();
-        self.stun_servers.set(&servers.into_iter().copied().collect::<Vec<_>>(), now);
+        let servers: Vec<_> = relays.iter().flat_map(|relay| &relay.addresses).copied().collect();
+        self.stun_servers.set(&servers, now);
         self.relays.set(relays, now);
         self.review_relays(now);
         self.update_candidates(now);

@@ -108,6 +108,29 @@ fn two_relays_connect_ends_that_only_reach_their_own() {
 }
 
 #[test]
+fn allocations_are_on_the_two_nearest_relays() {
+    let mut pair = Pair::new();
+    for (number, latency) in [(1, 40), (2, 10), (3, 30), (4, 20)] {
+        let mut relay = RelayHost::new(number, pair.now);
+        relay.latency = Duration::from_millis(latency);
+        pair.relays.push(relay);
+    }
+    pair.announce_relays();
+    pair.run(Duration::from_secs(30));
+    let allocations: Vec<_> = pair.relays.iter().map(|r| r.server.allocations()).collect();
+    assert_eq!(allocations, [0, 2, 0, 2]);
+    // The nearest one dies: the next one takes its place, and it comes back as one that is not needed.
+    pair.relays[1].dead = true;
+    pair.blocked = no_direct;
+    pair.connect();
+    Traffic::run(&mut pair, Duration::from_secs(30));
+    let allocations: Vec<_> = pair.relays.iter().map(|r| r.server.allocations()).collect();
+    assert_eq!(allocations[2..], [2, 2]);
+    assert!(pair.client.node.path(GATEWAY).is_some());
+    assert_never_failed(&pair);
+}
+
+#[test]
 fn the_first_packet_travels_within_a_few_round_trips() {
     let mut pair = pair(2);
     pair.blocked = no_direct;
