@@ -15,6 +15,8 @@ use crate::process;
 const TOLERABLE_LOSS: f64 = 0.01;
 /// And this much has to be offered indeed.
 const EFFORT: f64 = 0.97;
+/// What is measured with, of the highest rate: trials are short, and luck may have been with them.
+const RESERVE: f64 = 0.9;
 const TRIAL: Duration = Duration::from_millis(300);
 const LATENCY_TIME: Duration = Duration::from_secs(1);
 
@@ -69,7 +71,7 @@ impl Series {
 
         let rate = match self.rate {
             Some(rate) => rate,
-            None => self.find_rate()?,
+            None => self.find_rate()? * RESERVE,
         };
         self.rate = Some(rate);
         let before = Cpu::of(standing)?;

@@ -80,6 +80,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         if subjects.iter().any(|subject| subject.is_ours()) { &[PACKAGE] } else { &[] };
     let lab = lab::open(ours)?;
     cores.make_load()?;
+    network::go_before_others()?;
 
     let result = measure(&lab, &cores, &subjects, arguments);
     lab::close(lab, result.is_err())?;

@@ -127,10 +127,11 @@ pub(super) fn explain(
         println!("  {:<17}  {}", standing.subject.name(), standing.subject.description());
     }
     println!(
-        "packets/s: datagrams that arrived, at the highest rate of which less than 1 % was lost in trials (>: no higher rate\n\
-         could be made). CPU: the relay's process, which sends, and the kernel's threads that receive for it, soft interrupts\n\
-         included. ratio: packets per CPU second, to {REFERENCE}. p50, p99: a datagram's time from client to peer, 1000 a\n\
-         second and nothing else; added: to what it takes without relay, the median. RSS: with {allocations} allocations more."
+        "packets/s: datagrams that arrived, at nine tenths of the highest rate of which no more than 1 % was lost in trials\n\
+         (>: a higher one could not be made). CPU: the relay's process, which sends, and the kernel's threads that receive for\n\
+         it, in the place of soft interrupts. ratio: packets per CPU second, to {REFERENCE}. p50, p99: a datagram's time from\n\
+         client to peer, 1000 a second and nothing else; added: to what it takes on the same cables if the relay's kernel\n\
+         forwards, medians. RSS: with {allocations} allocations more."
     );
     println!("\n{HEADINGS}");
 }

@@ -20,6 +20,9 @@ const USERS: u32 = 256;
 /// Allocations that all users together may have.
 pub(super) const MOST_ALLOCATIONS: u32 = USERS * ALLOCATIONS_PER_USER;
 
+/// What ours says if it has attached its program.
+const ATTACHED: &str = "relaying channels in the kernel";
+
 const DEADLINE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +92,10 @@ impl Standing {
         };
         let mut process = cores.with_relays(|| command.spawn(subject.name()))?;
         wait_for_listener(&network, &mut process)?;
+        if subject == Subject::RelayXdp {
+            let attached = process.log().find(ATTACHED);
+            attached.with_context(|| format!("no XDP program runs:\n{}", process.log().tail(5)))?;
+        }
         Ok(Self { subject, network, process })
     }
 
@@ -110,14 +117,18 @@ fn ours(lab: &Lab, subject: Subject, network: &Network, users: &[String]) -> Res
     let command = network
         .relay
         .command(PACKAGE)
+        .env("CONNLIB_LOG_FORMAT", "json")
         .args(["--public-ip4-addr", &RELAY.ip().to_string(), "--realm", REALM, "--user-file"])
         .arg(file);
-    let help = network.relay.command(PACKAGE).arg("--help").run()?;
-    if subject == Subject::Relay {
-        return Ok(if help.contains("--xdp") { command.args(["--xdp", "off"]) } else { command });
-    }
-    ensure!(help.contains("--xdp"), "this {PACKAGE} has no option --xdp");
-    Ok(command.args(["--xdp", "native"]))
+    Ok(match subject {
+        Subject::RelayXdp => {
+            let interfaces = network.interfaces.iter();
+            interfaces.fold(command.args(["--xdp", "native"]), |command, interface| {
+                command.args(["--xdp-interface", interface])
+            })
+        }
+        _ => command.args(["--xdp", "off"]),
+    })
 }
 
 fn coturn(lab: &Lab, network: &Network, users: &[String]) -> Result<Command> {
