@@ -5,7 +5,7 @@
 //!
 //! - [`subject`]: the relays; [`network`]: the cables and processors that they have
 //! - [`turn`]: a client's requests; [`load`]: datagrams to be carried; [`latency`]; [`memory`]
-//! - [`measure`]: one round of one relay; [`report`]: what is printed
+//! - [`mod@measure`]: one round of one relay; [`report`]: what is printed
 
 mod latency;
 mod load;
