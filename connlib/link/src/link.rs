@@ -3,7 +3,9 @@
 //! A link is one value without references to others, so that links can be spread over threads.
 
 mod config;
+mod direct;
 mod ice;
+mod newest;
 mod peer_candidates;
 
 use std::collections::VecDeque;
@@ -25,7 +27,9 @@ use crate::relays::{CHANNEL_HEADER, Channel};
 use crate::send_queue::SendQueue;
 use crate::wireguard::{self, MAX_HANDSHAKE, Tick, WireGuard};
 pub use config::{IceCredentials, LinkConfig, Role};
+use direct::DirectTries;
 use ice::{Ice, IceEvent, Signals};
+use newest::Newest;
 
 /// Packets that wait for the path; the oldest goes first.
 const MAX_PENDING: usize = 128;
@@ -45,18 +49,6 @@ const IDLE_AFTER: Duration = Duration::from_secs(10);
 /// A peer that was heard within this time still has its session.
 const LIVELY: Duration = Duration::from_secs(2);
 
-/// How long the path that the peer last used outranks what ICE says, at the controlled end.
-const AUTHENTICATED_PATH_LIFETIME: Duration = Duration::from_secs(5);
-
-/// A link in use that needs a relay tries after this once more to do without, and then less and less often: networks
-/// change without a word.
-const TRY_DIRECT: Duration = Duration::from_secs(30);
-const MAX_TRY_DIRECT: Duration = Duration::from_secs(600);
-
-/// For so long it is left to the path in use, unless a direct one is found: relayed ones take turns at being the best
-/// meanwhile.
-const SETTLE: Duration = Duration::from_secs(2);
-
 pub(crate) struct Link {
     config: LinkConfig,
     ice: Ice,
@@ -71,19 +63,8 @@ pub(crate) struct Link {
     last_packet: Instant,
     /// The last packet or keep-alive of the peer.
     last_heard: Instant,
-    try_direct_at: Option<Instant>,
-    try_direct_after: Duration,
-    settled_at: Option<Instant>,
-    /// What is the best path once that is settled.
-    deferred: Option<Path>,
+    direct_tries: DirectTries,
     pending: VecDeque<Vec<u8>>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Newest {
-    session: u32,
-    counter: u64,
-    seen: Instant,
 }
 
 /// What the node must know beyond the queued outputs.
@@ -132,10 +113,7 @@ impl Link {
             disconnected_since: None,
             last_packet: now,
             last_heard: now,
-            try_direct_at: None,
-            try_direct_after: TRY_DIRECT,
-            settled_at: None,
-            deferred: None,
+            direct_tries: DirectTries::default(),
             pending: VecDeque::new(),
         }
     }
@@ -374,13 +352,8 @@ impl Link {
         if self.config.role == Role::Controlling {
             return;
         }
-        let (session, counter) = session_and_counter(datagram);
-        // A new session counts from zero again.
-        let is_newest = self
-            .last_authenticated
-            .is_none_or(|newest| newest.session != session || newest.counter < counter);
-        if is_newest {
-            self.last_authenticated = Some(Newest { session, counter, seen: now });
+        if let Some(newest) = Newest::after(self.last_authenticated, datagram, now) {
+            self.last_authenticated = Some(newest);
             self.take_path(arrival, now, out);
         }
     }
@@ -390,23 +363,11 @@ impl Link {
             return;
         }
         self.path = Some(path);
-        self.try_direct_after = TRY_DIRECT;
-        self.try_direct_at = self.ice.is_relayed(path).then(|| now + TRY_DIRECT);
+        self.direct_tries.moved(self.ice.is_relayed(path), now);
         if self.connected {
             let peer = self.config.peer;
             out.push_back(Output::Event(Event::PathChanged { peer, path }));
             self.announce_path(now, out);
-        }
-    }
-
-    /// Checks paths without a relay anew that have failed before.
-    fn try_direct(&mut self, now: Instant) {
-        self.try_direct_at = None;
-        if self.path.is_some_and(|path| self.ice.is_relayed(path)) {
-            self.try_direct_after = (self.try_direct_after * 2).min(MAX_TRY_DIRECT);
-            self.try_direct_at = Some(now + self.try_direct_after);
-            self.settled_at = Some(now + SETTLE);
-            self.ice.check_direct_again();
         }
     }
 
@@ -446,11 +407,8 @@ impl Link {
         let checks = self.ice.next_timeout();
         // Without a path there is nothing that WireGuard could send.
         let wireguard = self.path.and_then(|_| self.wireguard.next_timeout());
-        let direct = self.try_direct_at.filter(|_| !self.ice.is_idle());
-        [first_candidate, grace, idle, checks, wireguard, direct, self.settled_at]
-            .into_iter()
-            .flatten()
-            .min()
+        let direct = self.direct_tries.next_timeout(self.ice.is_idle());
+        [first_candidate, grace, idle, checks, wireguard, direct].into_iter().flatten().min()
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant, out: &mut VecDeque<Output>) -> Fate {
@@ -463,14 +421,11 @@ impl Link {
         if self.connected && !self.ice.is_idle() && now >= self.last_packet + IDLE_AFTER {
             self.ice.set_idle(true);
         }
-        if !self.ice.is_idle() && self.try_direct_at.is_some_and(|at| now >= at) {
-            self.try_direct(now);
+        if !self.ice.is_idle() && self.direct_tries.is_due(now) {
+            self.ice.check_direct_again();
         }
-        if self.settled_at.is_some_and(|at| now >= at) {
-            self.settled_at = None;
-            if let Some(path) = self.deferred.take() {
-                self.handle_nomination(path, now, out);
-            }
+        if let Some(path) = self.direct_tries.take_settled(now) {
+            self.handle_nomination(path, now, out);
         }
         let mut slot = [0; MAX_HANDSHAKE];
         if self.path.is_some() {
@@ -519,14 +474,10 @@ impl Link {
     }
 
     fn handle_nomination(&mut self, path: Path, now: Instant, out: &mut VecDeque<Output>) {
-        self.deferred = None;
-        if self.settled_at.is_some() && self.ice.is_relayed(path) && !self.is_path_lost() {
-            self.deferred = Some(path);
+        if self.direct_tries.defers(path, self.ice.is_relayed(path) && !self.is_path_lost()) {
             return;
         }
-        let heard_recently = self
-            .last_authenticated
-            .is_some_and(|newest| now < newest.seen + AUTHENTICATED_PATH_LIFETIME);
+        let heard_recently = self.last_authenticated.is_some_and(|newest| newest.is_recent(now));
         if self.config.role == Role::Controlled && heard_recently {
             return;
         }
@@ -543,10 +494,3 @@ impl Link {
 /// The caller's [`SendQueue`] has no room.
 #[derive(Debug)]
 pub(crate) struct QueueFull;
-
-/// The session of a WireGuard data message and its counter, which is what orders them.
-fn session_and_counter(datagram: &[u8]) -> (u32, u64) {
-    let session = datagram.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
-    let counter = datagram.get(8..16).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
-    (session, counter)
-}
