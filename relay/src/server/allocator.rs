@@ -203,6 +203,19 @@ impl Allocator {
         ids.into_iter().for_each(|id| self.end(id, out));
     }
 
+    /// Ends the allocation of a 5-tuple that is now somebody else's. The usernames of the portal belong to one process
+    /// each: after a crash, the next one has the same address and would be refused for minutes.
+    pub(crate) fn end_other_user_s(
+        &mut self,
+        client: &FiveTuple,
+        username: &str,
+        out: &mut Responder,
+    ) {
+        let existing = self.allocations.of_client(client);
+        let id = existing.filter(|it| *it.username != *username).map(|it| it.id);
+        id.into_iter().for_each(|id| self.end(id, out));
+    }
+
     /// Ends what has expired.
     pub(crate) fn handle_timeout(&mut self, now: Instant, out: &mut Responder) {
         while let Some(expired) = self.allocations.expire(now) {

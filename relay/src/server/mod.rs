@@ -331,6 +331,9 @@ impl Server {
     /// RFC 8656 §7.2.
     fn allocate(&mut self, request: &Request<'_>, identity: &Identity<'_>, now: Instant) -> Answer {
         let Request { message, header, client } = request;
+        if identity.per_user == PerUser::Newest {
+            self.allocator.end_other_user_s(client, identity.username, &mut self.responder);
+        }
         match self.allocator.repeated(client, header, identity) {
             Some(Ok(response)) => return Ok(Some(response)),
             Some(Err(reason)) => {

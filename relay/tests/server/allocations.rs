@@ -141,15 +141,18 @@ fn a_repeated_request_is_answered_as_before() {
     let mut relay = Relay::new(config());
     let mut client = Client::stamped("198.51.100.7:5000", "a");
     let answer = client.ask(&mut relay, ALLOCATE, &[UDP, BOTH_FAMILIES]);
+    let relayed = answer.relayed();
+    let transaction = client.transaction;
     let again = client.signed(ALLOCATE, &[UDP, BOTH_FAMILIES]);
     assert_eq!(relay.exchange(client.tuple, &again), Some(answer.bytes));
     assert_eq!(relay.server.allocations(), 1);
-    // Somebody else's request is none that is repeated.
-    let mut other = Client::stamped("198.51.100.7:5000", "b");
-    (other.transaction, other.nonce) = (client.transaction, client.nonce.clone());
-    let answer = relay.exchange(other.tuple, &other.signed(ALLOCATE, &[UDP])).unwrap();
-    assert_eq!(Answer { bytes: answer }.code(), Some(437));
+    // Once more, but not the same.
     assert_eq!(client.ask(&mut relay, ALLOCATE, &[UDP, BOTH_FAMILIES]).code(), Some(437));
+    // Somebody else's request is none that is repeated: the answer is another one.
+    let mut other = Client::stamped("198.51.100.7:5000", "b");
+    (other.transaction, other.nonce) = (transaction, client.nonce.clone());
+    let answer = relay.exchange(other.tuple, &other.signed(ALLOCATE, &[UDP])).unwrap();
+    assert_ne!(Answer { bytes: answer }.relayed(), relayed);
 }
 
 #[test]

@@ -183,8 +183,25 @@ fn only_its_user_may_use_an_allocation() {
     assert_eq!(other.ask(&mut relay, REFRESH, &[(LIFETIME, &[0; 4])]).code(), Some(441));
     assert_eq!(other.bind(&mut relay, 0x4000, "192.0.2.9:9"), Some(441));
     assert_eq!(other.permit(&mut relay, &["192.0.2.9:9"]), Some(441));
-    assert_eq!(other.ask(&mut relay, ALLOCATE, &[UDP]).code(), Some(437));
     assert_eq!(relay.server.allocations(), 1);
+}
+
+#[test]
+fn the_next_process_at_an_address_takes_the_place_of_a_dead_one() {
+    let mut relay = Relay::new(config());
+    let mut dead = Client::stamped("198.51.100.7:5000", "a");
+    dead.allocate(&mut relay);
+    Client::stamped("198.51.100.7:5000", "b").allocate(&mut relay);
+    assert_eq!(relay.server.allocations(), 1);
+    assert_eq!(dead.ask(&mut relay, REFRESH, &[]).code(), Some(441));
+
+    // Where users are not processes, as with people's names, the place is taken.
+    let mut config = config();
+    config.credentials.per_stamped_user = PerUser::Limited;
+    let mut relay = Relay::new(config);
+    Client::stamped("198.51.100.7:5000", "a").allocate(&mut relay);
+    let mut other = Client::stamped("198.51.100.7:5000", "b");
+    assert_eq!(other.ask(&mut relay, ALLOCATE, &[UDP]).code(), Some(437));
 }
 
 #[test]
