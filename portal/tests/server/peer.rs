@@ -84,7 +84,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 
     pub(crate) async fn send(&mut self, frame: &Value) {
-        self.socket.send(Message::text(frame.to_string())).await.expect("a write");
+        self.try_send(frame).await.expect("a write");
+    }
+
+    /// Fails if the portal hangs up before all is written.
+    pub(crate) async fn try_send(&mut self, frame: &Value) -> Result<(), Error> {
+        self.socket.send(Message::text(frame.to_string())).await
     }
 
     /// The payload of the next frame, which must be of this event.
