@@ -107,6 +107,9 @@ impl ClientTunnel {
         reason: FailureReason,
         now: Instant,
     ) {
+        if self.authorizations.put_off(resource, reason, now) {
+            return;
+        }
         let gateway = self.authorizations.gateway(resource);
         let waiting = self.authorizations.refuse(resource, reason, now);
         self.give_up(resource, reason, &waiting, now);

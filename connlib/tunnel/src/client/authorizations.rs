@@ -28,6 +28,9 @@ const MAX_HOLD_OFF: Duration = Duration::from_secs(30);
 /// What is away may be back at any time, and nobody tells us.
 const MAX_HOLD_OFF_AWAY: Duration = Duration::from_secs(2);
 
+/// A gateway that is away may have lost the portal for a moment only: it is asked for once more after so long.
+const AWAY_FOR_A_MOMENT: Duration = Duration::from_millis(500);
+
 /// Access that a gateway denies sooner than this after it was granted, or asked about, is not asked about.
 const DOUBT_PAUSE: Duration = Duration::from_secs(5);
 /// Until the portal has confirmed it, it is asked about again after so long.
@@ -68,6 +71,8 @@ struct Pending {
     backoff: Duration,
     /// The hold-off that preceded, so that the next one is longer.
     hold_off: Duration,
+    /// The portal has said already that no gateway is there.
+    is_put_off: bool,
 }
 
 /// What waits for an authorization.
@@ -124,6 +129,7 @@ impl Authorizations {
             retry_at: now + FIRST_RETRY,
             backoff: FIRST_RETRY,
             hold_off,
+            is_put_off: false,
         };
         self.by_resource.insert(resource, State::Pending(pending));
         self.settle();
@@ -214,6 +220,27 @@ impl Authorizations {
             }
             _ => false,
         }
+    }
+
+    /// Whether what the portal says is to be taken for an answer only if it says so again soon: what waits goes on
+    /// waiting. Not once it has been taken for one, lately.
+    pub(super) fn put_off(
+        &mut self,
+        resource: ResourceId,
+        reason: FailureReason,
+        now: Instant,
+    ) -> bool {
+        let Some(State::Pending(pending)) = self.by_resource.get_mut(&resource) else {
+            return false;
+        };
+        let is_new = pending.hold_off == FIRST_HOLD_OFF && !pending.is_put_off;
+        if reason != FailureReason::Offline || !is_new {
+            return false;
+        }
+        pending.is_put_off = true;
+        pending.retry_at = now + AWAY_FOR_A_MOMENT;
+        self.settle();
+        true
     }
 
     /// There is none. Returns what waited for it. Access that was there stays if the portal only doesn't know how to
@@ -440,6 +467,30 @@ mod tests {
         authorizations.refuse(RESOURCE, FailureReason::Forbidden, later);
         let refused = Access::Refused(FailureReason::Forbidden);
         assert_eq!(authorizations.access(RESOURCE, later), refused);
+    }
+
+    #[test]
+    fn a_gateway_that_is_away_for_a_moment_is_waited_for() {
+        let now = Instant::now();
+        let mut authorizations = Authorizations::default();
+        authorizations.access(RESOURCE, now);
+        authorizations.keep_packet(RESOURCE, b"1");
+        assert!(authorizations.put_off(RESOURCE, FailureReason::Offline, now));
+        assert_eq!(authorizations.access(RESOURCE, now), Access::Pending { ask: false });
+        assert!(authorizations.pop_due(now).is_none());
+        let soon = now + AWAY_FOR_A_MOMENT;
+        assert!(matches!(authorizations.pop_due(soon), Some(Due::Ask(RESOURCE))));
+
+        // It is away for longer: those who come now need not wait.
+        assert!(!authorizations.put_off(RESOURCE, FailureReason::Offline, soon));
+        authorizations.refuse(RESOURCE, FailureReason::Offline, soon);
+        let later = soon + FIRST_HOLD_OFF;
+        assert_eq!(authorizations.access(RESOURCE, later), Access::Pending { ask: true });
+        assert!(!authorizations.put_off(RESOURCE, FailureReason::Offline, later));
+
+        authorizations.forget(RESOURCE);
+        authorizations.access(RESOURCE, later);
+        assert!(!authorizations.put_off(RESOURCE, FailureReason::Forbidden, later));
     }
 
     #[test]
