@@ -36,7 +36,7 @@ impl Default for Options {
             port: PREFERRED_PORT,
             mark: None,
             offload: true,
-            receive_buffer: 2 << 20,
+            receive_buffer: 4 << 20,
             send_buffer: 4 << 20,
         }
     }

@@ -107,7 +107,7 @@ fn big_buffers_do_not_depend_on_the_systems_limits() {
     in_namespace(async || {
         let sockets = UdpSockets::bind(Options::default()).unwrap();
         let sizes = run("ss", "-H -u -a -n -m");
-        assert!(sizes.contains("rb4194304") && sizes.contains("tb8388608"), "{sizes}");
+        assert!(sizes.contains("rb8388608") && sizes.contains("tb8388608"), "{sizes}");
         drop(sockets);
     });
 }
