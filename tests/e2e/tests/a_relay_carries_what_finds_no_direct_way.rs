@@ -139,7 +139,7 @@ fn until_there_is_a_direct_one() {
     .unwrap();
     probe.wait_for_answers(100, DEADLINE).unwrap();
     let report = probe.stop().unwrap();
-    // The last ones may still be under way.
-    assert!(report.sent - report.answered <= 2, "{report:?}");
+    // The last ones may still be under way, as some were when the probe began to count.
+    assert!(report.answered + 2 >= report.sent, "{report:?}");
     scenario.finish().unwrap();
 }
