@@ -3,6 +3,9 @@
 use connlib_portal_api::messages::common::{Relay as Entry, RelaysPresence};
 use connlib_tunnel::{Relay, RelayCredentials};
 
+/// Entries that are remembered; the oldest goes first. A peer is given a few relays, never that many.
+const MAX_ENTRIES: usize = 64;
+
 /// What the portal says about relays. One with two address families is two entries.
 #[derive(Debug, Default)]
 pub(crate) struct PortalRelays {
@@ -12,6 +15,7 @@ pub(crate) struct PortalRelays {
 impl PortalRelays {
     pub(crate) fn set(&mut self, entries: &[Entry]) {
         self.entries = entries.to_vec();
+        self.entries.truncate(MAX_ENTRIES);
     }
 
     /// Takes over what has changed. An entry for an address that is known brings other credentials.
@@ -20,6 +24,9 @@ impl PortalRelays {
         for new in presence.connected.iter() {
             let is_same = |known: &Entry| known.id() == new.id() && known.addr() == new.addr();
             self.entries.retain(|known| !is_same(known));
+            if self.entries.len() >= MAX_ENTRIES {
+                self.entries.remove(0);
+            }
             self.entries.push(new.clone());
         }
     }
@@ -66,6 +73,19 @@ mod tests {
             password: Secret::new("password"),
             expires_at: UnixTime(2_000_000_000),
         })
+    }
+
+    #[test]
+    fn the_newest_entries_are_remembered_and_no_more() {
+        let mut relays = PortalRelays::default();
+        let addr = |n: usize| format!("192.0.2.1:{}", n + 1);
+        for n in 0..MAX_ENTRIES + 10 {
+            let connected = vec![turn(1, &addr(n), "user")].into();
+            relays.apply(&RelaysPresence { connected, ..RelaysPresence::default() });
+        }
+        let known = relays.relays();
+        assert_eq!(known[0].addresses.len(), MAX_ENTRIES);
+        assert_eq!(known[0].addresses[0], addr(10).parse().unwrap());
     }
 
     #[test]

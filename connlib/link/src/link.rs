@@ -335,7 +335,7 @@ impl Link {
                 Received::Handled
             }
             wireguard::Opened::Rejected(e) => {
-                tracing::debug!(peer = %self.config.peer, error = ?e, "rejected WireGuard message");
+                tracing::trace!(peer = %self.config.peer, error = ?e, "rejected WireGuard message");
                 Received::Rejected
             }
         }

@@ -86,6 +86,9 @@ impl SendQueue {
 
     /// Forgets the first `runs` runs: they have been sent.
     pub fn discard(&mut self, runs: usize) {
+        if runs == 0 {
+            return;
+        }
         let Some(rest) = self.runs.get(runs).map(|run| run.start) else { return self.clear() };
         self.buffer.copy_within(rest..self.len, 0);
         self.len -= rest;

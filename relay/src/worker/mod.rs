@@ -458,6 +458,6 @@ fn read_clocks() -> Now {
 
 fn log_receive_error(error: &io::Error) {
     if error.kind() != io::ErrorKind::WouldBlock {
-        tracing::debug!(%error, "a datagram was not received");
+        tracing::trace!(%error, "a datagram was not received");
     }
 }

@@ -86,7 +86,7 @@ pub(super) fn count(result: io::Result<()>, datagrams: usize, counters: &mut IoC
             counters.send_buffer_full += datagrams as u64;
         }
         Err(error) => {
-            tracing::debug!(%error, "datagrams were not sent");
+            tracing::trace!(%error, "datagrams were not sent");
             counters.send_refused += datagrams as u64;
         }
     }

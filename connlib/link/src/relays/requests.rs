@@ -81,7 +81,9 @@ impl Requests {
         self.requests.iter().any(|request| request.purpose == purpose)
     }
 
+    /// Waits for the answer to this, and no more for that to an earlier request of the same purpose.
     pub(super) fn add(&mut self, request: Request) {
+        self.requests.retain(|other| other.purpose != request.purpose);
         self.requests.push(request);
     }
 
