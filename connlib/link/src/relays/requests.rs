@@ -120,3 +120,22 @@ impl Requests {
         Some(Due::Repeat(request.payload.clone()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn asking_again_takes_the_place_of_the_earlier_request() {
+        let now = Instant::now();
+        let mut requests = Requests::default();
+        for number in 0..200 {
+            for purpose in [Purpose::Refresh, Purpose::Bind(0x4000)] {
+                let transaction = [number; 12];
+                requests.add(Request::new(purpose, transaction, 0, vec![], Duration::ZERO, now));
+            }
+        }
+        assert_eq!(requests.requests.len(), 2);
+        assert!(requests.awaits([199; 12]) && !requests.awaits([198; 12]));
+    }
+}
