@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use is::{Candidate, CandidateKind};
 
 use crate::relays::Relayed;
-use crate::stun::Mapping;
+use crate::stun_servers::Mapping;
 
 /// Local addresses beyond this many are ignored: each costs a check per remote candidate.
 const MAX_HOSTS: usize = 16;

@@ -3,6 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use connlib_stun::Transaction;
+
 use crate::index::LinkIndex;
 
 /// A response that comes later than this answers nobody any more.
@@ -18,8 +20,8 @@ pub(crate) struct Demux {
     by_index: HashMap<LinkIndex, usize>,
     by_public_key: HashMap<[u8; 32], usize>,
     by_ufrag: HashMap<String, usize>,
-    by_transaction: HashMap<[u8; 12], usize>,
-    transactions: VecDeque<([u8; 12], Instant)>,
+    by_transaction: HashMap<Transaction, usize>,
+    transactions: VecDeque<(Transaction, Instant)>,
     /// Most datagrams come for the link that the one before came for.
     last: Option<(LinkIndex, usize)>,
 }
@@ -62,17 +64,17 @@ impl Demux {
         self.by_ufrag.get(ufrag).copied()
     }
 
-    pub(crate) fn has_transaction(&self, id: &[u8; 12]) -> bool {
+    pub(crate) fn has_transaction(&self, id: &Transaction) -> bool {
         self.by_transaction.contains_key(id)
     }
 
     /// The link that sent the request with this id.
-    pub(crate) fn take_transaction(&mut self, id: &[u8; 12]) -> Option<usize> {
+    pub(crate) fn take_transaction(&mut self, id: &Transaction) -> Option<usize> {
         self.by_transaction.remove(id)
     }
 
     /// Remembers that a link sent a request.
-    pub(crate) fn note_transaction(&mut self, id: [u8; 12], slot: usize, now: Instant) {
+    pub(crate) fn note_transaction(&mut self, id: Transaction, slot: usize, now: Instant) {
         while let Some((oldest, sent)) = self.transactions.front() {
             if self.transactions.len() < MAX_TRANSACTIONS && now < *sent + TRANSACTION_LIFETIME {
                 break;

@@ -51,7 +51,7 @@ mod node;
 mod output;
 mod relays;
 mod send_queue;
-mod stun;
+mod stun_servers;
 mod wireguard;
 
 pub use boringtun::x25519::{PublicKey, StaticSecret};

@@ -15,15 +15,15 @@ use std::time::{Duration, Instant};
 
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::x25519::{PublicKey, StaticSecret};
-use is::stun::StunMessage;
-
 use connlib_packet::plan::MTU;
+use connlib_stun::CHANNEL_HEADER;
+use is::stun::StunMessage;
 
 use crate::OVERHEAD;
 use crate::candidates::LocalCandidates;
 use crate::index::LinkIndex;
 use crate::output::{Event, Failure, Output, Path, Transmit};
-use crate::relays::{CHANNEL_HEADER, Channel};
+use crate::relays::Channel;
 use crate::send_queue::SendQueue;
 use crate::wireguard::{self, MAX_HANDSHAKE, Tick, WireGuard};
 pub use config::{IceCredentials, LinkConfig, Role};

@@ -3,12 +3,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use connlib_stun::{Class, Header};
+
 use crate::deadlines::Deadlines;
 use crate::demux::Demux;
 use crate::index::{IndexSequence, LinkIndex};
 use crate::link::Link;
 use crate::output::{Output, PeerId};
-use crate::stun;
 
 /// A link that is due is due again no sooner than this, whatever it says: others get their turn.
 const TURN: Duration = Duration::from_millis(1);
@@ -81,14 +82,13 @@ impl Links {
         self.timers.set(slot, link.next_timeout());
         for output in outputs.iter().rev() {
             let Output::Transmit(transmit) = output else { continue };
-            if stun::is_stun(&transmit.payload)
-                && stun::is_request(&transmit.payload)
-                && let Some(id) = stun::transaction_id(&transmit.payload)
+            if let Some(Header { class: Class::Request, transaction, .. }) =
+                Header::parse(&transmit.payload)
             {
-                if self.demux.has_transaction(&id) {
+                if self.demux.has_transaction(&transaction) {
                     break;
                 }
-                self.demux.note_transaction(id, slot, now);
+                self.demux.note_transaction(transaction, slot, now);
             }
         }
     }

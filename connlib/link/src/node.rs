@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use connlib_packet::TunPacket;
 use connlib_packet::plan::MTU;
+use connlib_stun::{Class, Header, Message};
 use is::stun::StunMessage;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
@@ -20,7 +21,7 @@ use crate::links::Links;
 use crate::output::{Event, Output, Path, PeerId, Transmit};
 use crate::relays::{Relay, Relays};
 use crate::send_queue::SendQueue;
-use crate::stun::{self, StunServers};
+use crate::stun_servers::StunServers;
 
 pub use types::{Datagram, NodeConfig, Opened, SealError, Upsert};
 
@@ -324,8 +325,8 @@ impl Node {
             return self.open_for(link, datagram, slot, now);
         }
         self.now = now;
-        if stun::is_stun(datagram.payload) {
-            return self.handle_stun(datagram, slot, now);
+        if let Some(header) = Header::parse(datagram.payload) {
+            return self.handle_stun(header, datagram, slot, now);
         }
         let Datagram { local, remote, payload } = datagram;
         match self.gate.admit(remote.ip(), payload, &mut self.links.demux, now) {
@@ -367,28 +368,33 @@ impl Node {
         }
     }
 
-    fn handle_stun(&mut self, datagram: Datagram<'_>, slot: &mut [u8], now: Instant) -> Opened {
+    fn handle_stun(
+        &mut self,
+        header: Header,
+        datagram: Datagram<'_>,
+        slot: &mut [u8],
+        now: Instant,
+    ) -> Opened {
         let Datagram { local, remote, payload } = datagram;
-        if stun::is_request(payload) {
+        if header.class == Class::Request {
             return self.handle_ice(None, datagram, now);
         }
-        if let Some(is_new) = self.stun_servers.handle_response(local, remote, payload, now) {
+        let Some(message) = Message::parse(payload) else { return Opened::Dropped };
+        if let Some(is_new) = self.stun_servers.handle_response(local, remote, &message, now) {
             self.relays.handle_mapping(remote, is_new, now);
             self.review_relays(now);
             self.update_candidates(now);
             return Opened::Handled;
         }
-        if self.relays.handle_response(datagram, now) {
+        if self.relays.handle_response(datagram, &message, now) {
             self.review_relays(now);
             return Opened::Handled;
         }
-        if let Some(inner) = self.relays.unwrap_indication(datagram) {
+        if let Some(inner) = self.relays.unwrap_indication(datagram, &message) {
             // Once only: no relay sends to an address that a relay gave us.
             return self.open_direct(inner, slot, now);
         }
-        let slot =
-            stun::transaction_id(payload).and_then(|id| self.links.demux.take_transaction(&id));
-        match slot {
+        match self.links.demux.take_transaction(&header.transaction) {
             Some(slot) => self.handle_ice(Some(slot), datagram, now),
             None => Opened::Dropped,
         }

@@ -15,19 +15,16 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use connlib_stun::{Attribute, CHANNEL_HEADER, ChannelData, Class, Header, Message, Method};
 use rand_chacha::ChaCha20Rng;
 use uuid::Uuid;
 
 use crate::node::Datagram;
 use crate::output::{Path, Transmit};
-use crate::stun::message::{Attribute, Class, Message, Method};
-use crate::stun::{self, Mapping, Reached, StunServers};
+use crate::stun_servers::{Mapping, Reached, StunServers};
 use allocation::{Allocation, Carrier, Outbox, Refusal, State};
 pub use session::RelayCredentials;
 use starvation::Starvation;
-
-/// Bytes in front of a datagram that travels by a channel (RFC 8656 §12.4).
-pub(crate) const CHANNEL_HEADER: usize = 4;
 
 /// Relays that we have allocations on at a time.
 const ALLOCATIONS: usize = 2;
@@ -109,10 +106,8 @@ pub(crate) struct Channel {
 impl Channel {
     /// What stands in front of a datagram of this length.
     pub(crate) fn header(self, len: usize) -> [u8; CHANNEL_HEADER] {
-        let [number_high, number_low] = self.number.to_be_bytes();
         // INVARIANT: no UDP datagram is longer than this.
-        let [len_high, len_low] = (len as u16).to_be_bytes();
-        [number_high, number_low, len_high, len_low]
+        ChannelData::header(self.number, len as u16)
     }
 }
 
@@ -235,8 +230,8 @@ impl Relays {
     /// Puts the header of a channel in front of a datagram from one of our addresses at a relay.
     pub(crate) fn wrap(&mut self, transmit: &Transmit, now: Instant) -> Option<Transmit> {
         let Path { local, remote } = transmit.path;
-        let expects_answer =
-            stun::is_stun(&transmit.payload) && stun::is_request(&transmit.payload);
+        let header = Header::parse(&transmit.payload);
+        let expects_answer = header.is_some_and(|header| header.class == Class::Request);
         let channel = self.channel(local?, remote, expects_answer, now)?;
         let header = channel.header(transmit.payload.len());
         let mut payload = Vec::with_capacity(CHANNEL_HEADER + transmit.payload.len());
@@ -251,37 +246,40 @@ impl Relays {
         datagram: Datagram<'a>,
         now: Instant,
     ) -> Option<Datagram<'a>> {
-        let (header, rest) = datagram.payload.split_first_chunk::<CHANNEL_HEADER>()?;
-        let [number_high, number_low, len_high, len_low] = *header;
-        // Behind it there may be padding.
-        let payload = rest.get(..usize::from(u16::from_be_bytes([len_high, len_low])))?;
+        let ChannelData { channel, payload } = ChannelData::parse(datagram.payload)?;
         let allocation = self.carried_by(datagram)?;
-        let number = u16::from_be_bytes([number_high, number_low]);
-        let (local, remote) = allocation.inbound(number, now)?;
+        let (local, remote) = allocation.inbound(channel, now)?;
         Some(Datagram { local, remote, payload })
     }
 
     /// What a relay brought from a peer that has no channel (RFC 8656 §11.6): its address is another one than we
     /// were told, as behind a symmetric NAT.
-    pub(crate) fn unwrap_indication<'a>(&mut self, datagram: Datagram<'a>) -> Option<Datagram<'a>> {
-        let message = Message::parse(datagram.payload)?;
-        if !message.is(Method::Data, Class::Indication) {
+    pub(crate) fn unwrap_indication<'a>(
+        &mut self,
+        datagram: Datagram<'a>,
+        message: &Message<'a>,
+    ) -> Option<Datagram<'a>> {
+        if !message.is(Method::DATA, Class::Indication) {
             return None;
         }
         let allocation = self.carried_by(datagram)?;
-        let remote = message.xor_addresses(Attribute::XorPeerAddress).next()?;
+        let remote = message.xor_addresses(Attribute::XOR_PEER_ADDRESS).next()??;
         let local = allocation.relayed_like(remote)?;
-        Some(Datagram { local, remote, payload: message.attribute(Attribute::Data)? })
+        Some(Datagram { local, remote, payload: message.first(Attribute::DATA)? })
     }
 
     /// Takes a STUN response. False: it answers none of our requests.
-    pub(crate) fn handle_response(&mut self, datagram: Datagram<'_>, now: Instant) -> bool {
-        let Some(message) = Message::parse(datagram.payload) else { return false };
+    pub(crate) fn handle_response(
+        &mut self,
+        datagram: Datagram<'_>,
+        message: &Message<'_>,
+        now: Instant,
+    ) -> bool {
         let is_from = |held: &&mut Held| is_carried_by(&held.allocation, datagram);
         self.allocations
             .iter_mut()
             .filter(is_from)
-            .any(|held| held.allocation.handle_response(&message, now, &mut self.outbox))
+            .any(|held| held.allocation.handle_response(message, now, &mut self.outbox))
     }
 
     /// Gives all allocations back and asks for no others.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use connlib_stun::{Attribute, Builder, Class, FAMILY_IP6, Message, Method, Transaction};
 use rand::Rng;
 use rand_chacha::ChaCha20Rng;
 use uuid::Uuid;
@@ -13,14 +14,12 @@ use super::requests::{Due, Purpose, Request, Requests};
 use super::session::{RelayCredentials, Session};
 use super::watch::Watch;
 use crate::output::{Path, Transmit};
-use crate::stun::Transaction;
-use crate::stun::message::{Attribute, Builder, Class, Message, Method};
 
 /// UDP, in REQUESTED-TRANSPORT (RFC 8656 §18.7).
 const UDP: [u8; 4] = [17, 0, 0, 0];
 
 /// IPv6, in ADDITIONAL-ADDRESS-FAMILY (RFC 8656 §18.6): in addition to IPv4.
-const IPV6: [u8; 4] = [2, 0, 0, 0];
+const IPV6: [u8; 4] = [FAMILY_IP6, 0, 0, 0];
 
 /// What a relay grants that does not say for how long (RFC 8656 §3.2).
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(600);
@@ -266,12 +265,13 @@ impl Allocation {
         if !self.requests.awaits(transaction) {
             return false;
         }
-        if message.is_success() && !self.session.is_authentic(message) {
+        let is_success = message.class() == Class::Success;
+        if is_success && !self.session.is_authentic(message) {
             tracing::debug!(relay = %self.relay, "ignored an answer without proof of who sent it");
             return true;
         }
         let code = message.error_code();
-        if !message.is_success() && code.is_none() {
+        if !is_success && code.is_none() {
             return true;
         }
         let Some(request) = self.requests.take(transaction) else { return false };
@@ -371,17 +371,17 @@ impl Allocation {
         out.rng.fill_bytes(&mut transaction);
         let message = |method| Builder::new(method, Class::Request, transaction);
         let message = match purpose {
-            Purpose::Allocate => message(Method::Allocate)
-                .attribute(Attribute::RequestedTransport, &UDP)
-                .attribute(Attribute::AdditionalAddressFamily, &IPV6),
-            Purpose::Refresh => message(Method::Refresh),
-            Purpose::Release => message(Method::Refresh).attribute(Attribute::Lifetime, &[0; 4]),
+            Purpose::Allocate => message(Method::ALLOCATE)
+                .attribute(Attribute::REQUESTED_TRANSPORT, &UDP)
+                .attribute(Attribute::ADDITIONAL_ADDRESS_FAMILY, &IPV6),
+            Purpose::Refresh => message(Method::REFRESH),
+            Purpose::Release => message(Method::REFRESH).number(Attribute::LIFETIME, 0),
             Purpose::Bind(number) => {
                 let Some(peer) = self.channels.peer(number) else { return };
                 let [high, low] = number.to_be_bytes();
-                message(Method::ChannelBind)
-                    .attribute(Attribute::ChannelNumber, &[high, low, 0, 0])
-                    .xor_address(Attribute::XorPeerAddress, peer)
+                message(Method::CHANNEL_BIND)
+                    .attribute(Attribute::CHANNEL_NUMBER, &[high, low, 0, 0])
+                    .xor_address(Attribute::XOR_PEER_ADDRESS, peer)
             }
         };
         let payload = self.session.sign(message);
@@ -407,7 +407,7 @@ impl Allocation {
         self.proven = None;
         match purpose {
             Purpose::Allocate => {
-                for address in message.xor_addresses(Attribute::XorRelayedAddress) {
+                for address in message.xor_addresses(Attribute::XOR_RELAYED_ADDRESS).flatten() {
                     self.relayed[usize::from(address.is_ipv6())].get_or_insert(address);
                 }
                 if self.relayed == [None; 2] {
@@ -427,7 +427,7 @@ impl Allocation {
     }
 
     fn live_on(&mut self, message: &Message<'_>, now: Instant) {
-        let lifetime = message.number(Attribute::Lifetime).map(u64::from);
+        let lifetime = message.number(Attribute::LIFETIME).map(u64::from);
         let lifetime = lifetime.map_or(DEFAULT_LIFETIME, Duration::from_secs);
         let lifetime = lifetime.clamp(*LIFETIMES.start(), *LIFETIMES.end());
         self.expires_at = now + lifetime;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::stun::Transaction;
+use connlib_stun::Transaction;
 
 /// Requests that may wait for answers at a time.
 const MAX_REQUESTS: usize = 64;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::stun::message::{Attribute, Builder, Key, Message};
+use connlib_stun::{Algorithm, Attribute, Builder, Key, Message};
 
 /// User name and password for a relay.
 #[derive(Clone, PartialEq, Eq)]
@@ -58,10 +58,10 @@ impl Session {
             return request.finish();
         };
         request
-            .attribute(Attribute::Username, self.credentials.username.as_bytes())
-            .attribute(Attribute::Realm, realm.as_bytes())
-            .attribute(Attribute::Nonce, nonce.as_bytes())
-            .integrity(key)
+            .attribute(Attribute::USERNAME, self.credentials.username.as_bytes())
+            .attribute(Attribute::REALM, realm.as_bytes())
+            .attribute(Attribute::NONCE, nonce.as_bytes())
+            .sign(key, Algorithm::Sha1)
             .finish()
     }
 
@@ -71,8 +71,8 @@ impl Session {
             Some(challenge) => (Some(challenge.realm.as_str()), Some(challenge.nonce.as_str())),
             None => (None, None),
         };
-        let Some(realm) = error.text(Attribute::Realm).or(known_realm) else { return false };
-        let Some(nonce) = error.text(Attribute::Nonce) else { return false };
+        let Some(realm) = error.text(Attribute::REALM).or(known_realm) else { return false };
+        let Some(nonce) = error.text(Attribute::NONCE) else { return false };
         if known_realm == Some(realm) && known_nonce == Some(nonce) {
             return false;
         }
@@ -83,7 +83,7 @@ impl Session {
 
     /// Whether a success response is the relay's.
     pub(super) fn is_authentic(&self, response: &Message<'_>) -> bool {
-        self.challenge.as_ref().is_some_and(|c| response.is_authentic(&c.key) == Some(true))
+        self.challenge.as_ref().is_some_and(|challenge| response.is_signed_with(&challenge.key))
     }
 }
 
@@ -120,9 +120,9 @@ mod tests {
         assert!(session.adopt(&challenge));
         assert!(!session.adopt(&challenge), "nothing new");
         assert!(session.is_authentic(&allocated));
-        let relayed: Vec<_> = allocated.xor_addresses(Attribute::XorRelayedAddress).collect();
-        assert_eq!(relayed, ["10.78.0.2:54553".parse().unwrap()]);
-        assert_eq!(allocated.number(Attribute::Lifetime), Some(600));
+        let relayed: Vec<_> = allocated.xor_addresses(Attribute::XOR_RELAYED_ADDRESS).collect();
+        assert_eq!(relayed, ["10.78.0.2:54553".parse().ok()]);
+        assert_eq!(allocated.number(Attribute::LIFETIME), Some(600));
 
         let credentials = RelayCredentials { username: "other".into(), password: "other".into() };
         assert!(!session.with(credentials).is_authentic(&allocated));

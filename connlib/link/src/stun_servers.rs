@@ -3,10 +3,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use connlib_stun::{Builder, Class, Message, Method, Transaction};
 use rand::Rng;
 
-use super::message::{Builder, Class, Message, Method};
-use super::{Transaction, transaction_id};
 use crate::output::{Path, Transmit};
 
 /// Keeps the NAT's mapping alive; routers forget after 30 s at the earliest (RFC 4787 REQ-5 demands 2 minutes).
@@ -169,16 +168,15 @@ impl StunServers {
         &mut self,
         local: SocketAddr,
         from: SocketAddr,
-        datagram: &[u8],
+        message: &Message<'_>,
         now: Instant,
     ) -> Option<bool> {
-        let transaction = transaction_id(datagram)?;
+        let transaction = message.transaction();
         let server = self
             .servers
             .iter_mut()
             .find(|server| server.address == from && server.awaits(transaction))?;
-        let message = Message::parse(datagram)?;
-        if !message.is(Method::Binding, Class::Success) {
+        if !message.is(Method::BINDING, Class::Success) {
             return None;
         }
         let mapping = Mapping { local, mapped: message.mapped_address()? };
@@ -263,13 +261,13 @@ impl Server {
 }
 
 fn binding_request(transaction: Transaction) -> Vec<u8> {
-    Builder::new(Method::Binding, Class::Request, transaction).finish()
+    Builder::new(Method::BINDING, Class::Request, transaction).finish()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stun::{is_request, is_stun};
+    use connlib_stun::Header;
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
 
@@ -286,11 +284,12 @@ mod tests {
         servers.set(&[server], now);
         let mut sent = Vec::new();
         servers.handle_timeout(now, &mut ChaCha8Rng::seed_from_u64(1), |t| sent.push(t));
-        assert!(is_stun(&sent[0].payload) && is_request(&sent[0].payload));
+        assert_eq!(Header::parse(&sent[0].payload).unwrap().class, Class::Request);
 
         let mut response = SAMPLE_V4.to_vec();
         response[8..20].copy_from_slice(&sent[0].payload[8..20]);
         let local = addr("10.0.0.1:52625");
+        let response = Message::parse(&response).unwrap();
         assert_eq!(servers.handle_response(local, stranger, &response, now), None);
         assert!(servers.handle_response(local, server, &response, now).is_some());
         assert_eq!(servers.mappings().count(), 1);
@@ -312,7 +311,9 @@ mod tests {
                 response[8..20].copy_from_slice(&request.payload[8..20]);
                 response[27] = port;
                 let from = request.path.remote;
-                servers.handle_response(addr("10.0.0.1:52625"), from, &response, now).unwrap();
+                let (local, response) =
+                    (addr("10.0.0.1:52625"), Message::parse(&response).unwrap());
+                servers.handle_response(local, from, &response, now).unwrap();
             }
             servers.mappings().map(|m| m.mapped.port() as u8).collect::<Vec<_>>()
         };
