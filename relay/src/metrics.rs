@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use connlib_relay::server::{Method, Traffic};
 
-use crate::fast_path::FastPath;
+use crate::fast_path::{FastPath, Interface};
 use crate::worker::{IoCounters, Snapshot, Stats};
 
 /// The numbers of all parts of the relay. Clones share them.
@@ -67,14 +67,19 @@ impl Metrics {
             "Whether the relay is about to end and takes no new allocations.",
         );
         text.sample("draining", &[], u64::from(self.0.is_draining.load(Ordering::Relaxed)));
-        let mode = self.0.fast_path.mode();
-        text.family(
-            "xdp_attached",
-            "gauge",
-            "How the XDP program is attached; all is relayed in user space if it is off.",
-        );
-        let mode = mode.map_or_else(|| "off".to_owned(), |mode| mode.to_string());
-        text.sample("xdp_attached", &[("mode", &mode)], u64::from(mode != "off"));
+        let interfaces = self.0.fast_path.interfaces();
+        if !interfaces.is_empty() {
+            text.family(
+                "xdp_attached",
+                "gauge",
+                "Whether the XDP program is attached to an interface, and how.",
+            );
+        }
+        for Interface { name, mode } in interfaces {
+            let is_attached = u64::from(mode.is_some());
+            let mode = mode.map_or_else(|| "off".to_owned(), |mode| mode.to_string());
+            text.sample("xdp_attached", &[("interface", &name), ("mode", &mode)], is_attached);
+        }
         self.write_relaying(&mut text, &workers);
         write_workers(&mut text, &workers);
         text.0
@@ -214,7 +219,7 @@ fn write_workers(text: &mut Text, workers: &[Snapshot]) {
 
 type Labels<'a> = &'a [(&'a str, &'a dyn Display)];
 
-/// Names are given without their common prefix. No label has a value that would need quoting.
+/// Names are given without their common prefix.
 #[derive(Default)]
 struct Text(String);
 
@@ -230,6 +235,7 @@ impl Text {
     fn sample(&mut self, name: &str, labels: Labels<'_>, value: u64) {
         let _ = write!(self.0, "connlib_relay_{name}");
         for (index, (label, value)) in labels.iter().enumerate() {
+            let value = value.to_string().replace('\\', r"\\").replace('"', "\\\"");
             let _ = write!(self.0, "{}{label}=\"{value}\"", if index == 0 { '{' } else { ',' });
         }
         let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });

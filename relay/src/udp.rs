@@ -77,9 +77,6 @@ impl UdpSocket {
             socket.set_recv_tclass_v6(true)?;
             set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::OMIT)?;
         }
-        if may_join && let Err(error) = setsockopt(&socket, UdpGroSegment, &true) {
-            tracing::debug!(%error, "the kernel does not join received datagrams");
-        }
         if setsockopt(&socket, RcvBufForce, &buffer).is_err() {
             socket.set_recv_buffer_size(buffer)?;
         }
@@ -94,7 +91,18 @@ impl UdpSocket {
             // Not before: two relays would share the port, each with half of the other's clients.
             socket.set_reuse_port(true)?;
         }
-        Ok(Self { socket, is_v4 })
+        let socket = Self { socket, is_v4 };
+        if may_join {
+            socket.set_joining(true);
+        }
+        Ok(socket)
+    }
+
+    /// Whether runs of datagrams come as such.
+    pub(crate) fn set_joining(&self, may_join: bool) {
+        if let Err(error) = setsockopt(&self.socket, UdpGroSegment, &may_join) {
+            tracing::debug!(%error, may_join, "the kernel does not join datagrams as it should");
+        }
     }
 
     /// Bytes that fit into the receive buffer, by the kernel's own reckoning (twice what was asked for).

@@ -87,11 +87,23 @@ impl Ports {
         Ok(())
     }
 
-    /// Closes the sockets of these families, which ends their being watched. Says whether there were any.
-    pub(super) fn close(&mut self, allocation: AllocationId, families: Families) -> bool {
-        let Some(place) = self.slots.get_mut(allocation.slot()) else { return false };
+    /// Whether this allocation has sockets.
+    pub(super) fn has(&self, allocation: AllocationId) -> bool {
+        self.at(allocation.slot()).is_some_and(|port| port.allocation == allocation)
+    }
+
+    /// Whether the kernel may join datagrams, for the sockets that there are and those to come.
+    pub(super) fn set_joining(&mut self, may_join: bool) {
+        self.may_join = may_join;
+        let sockets = self.slots.iter().flatten().flat_map(|port| [&port.v4, &port.v6]);
+        sockets.flatten().for_each(|socket| socket.set_joining(may_join));
+    }
+
+    /// Closes the sockets of these families, which ends their being watched.
+    pub(super) fn close(&mut self, allocation: AllocationId, families: Families) {
+        let Some(place) = self.slots.get_mut(allocation.slot()) else { return };
         let Some(port) = place.as_mut().filter(|port| port.allocation == allocation) else {
-            return false;
+            return;
         };
         if families.ip4 {
             port.v4 = None;
@@ -102,7 +114,6 @@ impl Ports {
         if port.v4.is_none() && port.v6.is_none() {
             *place = None;
         }
-        true
     }
 }
 

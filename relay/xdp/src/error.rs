@@ -7,18 +7,12 @@ use crate::Mode;
 /// Why the program does not run. The relay works without.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
-    /// It was asked for not to
-    #[error("turned off")]
-    Off,
     /// This build does not have it
     #[error("this build has no XDP program; `cargo xtask ebpf` and another build add it")]
     NotBuilt,
-    /// No interface to attach to
-    #[error("no interface is named to attach to")]
-    NoInterface,
-    /// An interface is not there
-    #[error("there is no interface `{0}`")]
-    UnknownInterface(String),
+    /// None of the interfaces is there
+    #[error("there is no interface {}", .0.join(", "))]
+    NoInterface(Vec<String>),
     /// The kernel does not accept the program
     #[error("the kernel does not accept the program")]
     Load(#[source] Box<dyn std::error::Error + Send + Sync>),

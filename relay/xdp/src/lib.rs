@@ -2,25 +2,29 @@
 //! handle by which the relay tells it what to relay.
 //!
 //! User space stays in charge. It owns the allocations' sockets, answers STUN and decides what is bound; of that it tells
-//! [`Xdp`]: ports as they are allocated and freed, channels as they are bound and expire. What the program relays, user
-//! space does not see, but in [`Counters`]; everything else reaches it as if there were no program. So it must be able to
-//! relay whatever it has bound, too: packets are passed up for a good reason (see [`Pass`]), and all of them where the
-//! program cannot run.
+//! the program's [`Maps`]: ports as they are allocated and freed, channels as they are bound and expire. What the program
+//! relays, user space does not see, but in [`Counters`]; everything else reaches it as if there were no program. So it must
+//! be able to relay whatever it has bound, too: packets are passed up for a good reason (see [`Pass`]), and all of them where
+//! the program cannot run.
+//!
+//! [`Xdp`] holds the program at its interfaces, as they go and come.
 //!
 //! The program is built by `cargo xtask ebpf`, with a toolchain of its own. A build of this crate embeds it if it is there;
-//! without, [`Xdp::attach`] says so and the relay works in user space.
+//! without, [`Xdp::load`] says so and the relay works in user space.
 //!
 //! ```no_run
 //! use connlib_relay_xdp::{Addresses, Binding, Config, Family, Preference, Xdp};
 //!
-//! let (mut xdp, mode) = Xdp::attach(&Config {
+//! let (mut xdp, mut maps) = Xdp::load(&Config {
 //!     interfaces: vec!["eth0".to_owned()],
 //!     preference: Preference::Auto,
 //!     listen_port: 3478,
 //!     v4: Some(Addresses { local: "10.0.0.5".parse()?, public: "203.0.113.5".parse()? }),
 //!     v6: None,
 //! })?;
-//! println!("relaying in the kernel, {mode}");
+//! // Now, and every few seconds.
+//! xdp.tend(&mut || println!("now, no allocation's socket may have UDP_GRO"))?;
+//! println!("relaying in the kernel: {:?}", xdp.modes().collect::<Vec<_>>());
 //!
 //! let binding = Binding {
 //!     client: "198.51.100.7:40000".parse()?,
@@ -28,11 +32,11 @@
 //!     allocation_port: 50_000,
 //!     peer: "192.0.2.9:52625".parse()?,
 //! };
-//! xdp.add_port(binding.allocation_port, Family::V4)?;
-//! xdp.insert_channel(&binding)?;
+//! maps.add_port(binding.allocation_port, Family::V4)?;
+//! maps.insert_channel(&binding)?;
 //! // ...
-//! xdp.remove_channel(&binding)?;
-//! xdp.remove_port(binding.allocation_port, Family::V4)?;
+//! maps.remove_channel(&binding)?;
+//! maps.remove_port(binding.allocation_port, Family::V4)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![forbid(unsafe_code)]
@@ -41,7 +45,8 @@ mod config;
 mod counters;
 mod error;
 mod forwarding;
-mod kind;
+mod interface;
+mod maps;
 mod program;
 mod xdp;
 
@@ -49,5 +54,6 @@ pub use config::{Addresses, Binding, Config, Mode, Preference, UnknownPreference
 pub use connlib_relay_xdp_types::{Count, Family, Framing, Outcome, PATHS, Pass, Path, Shape};
 pub use counters::Counters;
 pub use error::{AttachError, MapError};
+pub use maps::Maps;
 pub use program::{Action, Runs, Verdict};
 pub use xdp::Xdp;

@@ -4,21 +4,18 @@ use std::time::Duration;
 
 use aya::{
     Ebpf, TestRunOptions,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray, xdp::DevMapHash},
-    programs::{self, TestRun as _},
+    maps::{Map, MapData, xdp::DevMapHash},
+    programs::{self, ProgramError, TestRun as _, XdpMode, links::FdLink},
 };
-use connlib_relay_xdp_types::{self as types, Family, Leg, Outcome, names};
+use connlib_relay_xdp_types::{Family, names};
 
-use crate::{AttachError, Binding, Config, Counters, MapError};
+use crate::{AttachError, Config, Maps, Mode, forwarding, maps::ANY};
 
 /// The object, if it was there when this was built.
 #[cfg(has_program)]
 const OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!("../object/relay.o"));
 #[cfg(not(has_program))]
 const OBJECT: Option<&[u8]> = None;
-
-/// Any entry of a hash map may be written, whether it is there or not.
-const ANY: u64 = 0;
 
 /// What the program would do with a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,90 +55,82 @@ pub enum Action {
 /// Room for what a frame may grow by.
 const GROWTH: usize = 64;
 
-type LegMap = HashMap<MapData, [u16; Leg::WORDS], [u16; Leg::WORDS]>;
-
-/// The program and its maps.
+/// The program, loaded.
 pub(crate) struct Program {
     ebpf: Ebpf,
-    channels: LegMap,
-    peers: LegMap,
-    ports: Array<MapData, u8>,
-    counts: PerCpuArray<MapData, [u64; 2]>,
+    id: u32,
+    egress: DevMapHash<MapData>,
+    /// What is in the map: the interfaces' indices.
+    served: Vec<u32>,
 }
 
 impl Program {
     /// Has the kernel load and verify the program, and tells it who we are.
-    pub(crate) fn load(config: &Config) -> Result<Self, AttachError> {
+    pub(crate) fn load(config: &Config) -> Result<(Self, Maps), AttachError> {
         let mut ebpf =
             Ebpf::load(OBJECT.ok_or(AttachError::NotBuilt)?).map_err(AttachError::load)?;
-        xdp(&mut ebpf)?.load().map_err(AttachError::load)?;
+        let program = xdp(&mut ebpf)?;
+        program.load().map_err(AttachError::load)?;
+        let id = program.info().map_err(AttachError::load)?.id();
 
-        let mut own: Array<_, [u16; types::Config::WORDS]> = map(&mut ebpf, names::CONFIG)?;
-        own.set(0, config.for_program().words(), 0).map_err(AttachError::load)?;
-        let mut egress: DevMapHash<MapData> = map(&mut ebpf, names::EGRESS)?;
-        for interface in &config.interfaces {
-            let index = index(interface)?;
-            egress.insert(index, index, None, ANY).map_err(AttachError::load)?;
+        let maps = Maps::take(&mut ebpf, config)?;
+        let egress = take_map(&mut ebpf, names::EGRESS)?;
+        if config.v4.is_some() {
+            forwarding::allow(Family::V4);
         }
-        let channels = map(&mut ebpf, names::CHANNELS)?;
-        let peers = map(&mut ebpf, names::PEERS)?;
-        let ports = map(&mut ebpf, names::PORTS)?;
-        let counts = map(&mut ebpf, names::COUNTS)?;
-        Ok(Self { ebpf, channels, peers, ports, counts })
-    }
-
-    pub(crate) fn xdp(&mut self) -> Result<&mut programs::Xdp, AttachError> {
-        xdp(&mut self.ebpf)
-    }
-
-    pub(crate) fn insert(&mut self, client: Leg, peer: Leg) -> Result<(), MapError> {
-        self.channels.insert(client.words(), peer.words(), ANY)?;
-        let inserted = self.peers.insert(peer.words(), client.words(), ANY);
-        if inserted.is_err() {
-            // One without the other would be relayed one way by us and the other way by user space.
-            drop(self.channels.remove(&client.words()));
+        if config.v6.is_some() {
+            forwarding::allow(Family::V6);
         }
-        Ok(inserted?)
+        Ok((Self { ebpf, id, egress, served: Vec::new() }, maps))
     }
 
-    pub(crate) fn remove(&mut self, client: Leg, peer: Leg) -> Result<(), MapError> {
-        let removed = [self.channels.remove(&client.words()), self.peers.remove(&peer.words())];
-        removed.into_iter().try_for_each(|removed| match removed {
-            Err(aya::maps::MapError::KeyNotFound) | Ok(()) => Ok(()),
-            Err(aya::maps::MapError::SyscallError(error))
-                if error.io_error.kind() == std::io::ErrorKind::NotFound =>
-            {
-                Ok(())
+    /// The kernel's number for it.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// From now on packets may leave by these interfaces, and no others.
+    pub(crate) fn serve(&mut self, indices: &[u32]) -> Result<(), AttachError> {
+        for index in self.served.extract_if(.., |index| !indices.contains(index)) {
+            // The kernel has forgotten those that are gone.
+            drop(self.egress.remove(index));
+        }
+        for index in indices {
+            // The same number may be another interface's by now.
+            self.egress.insert(*index, *index, None, ANY).map_err(AttachError::load)?;
+            if !self.served.contains(index) {
+                self.served.push(*index);
             }
-            Err(error) => Err(error.into()),
-        })
+        }
+        Ok(())
     }
 
-    pub(crate) fn set_port(
+    /// Attaches it to one interface, until the link is dropped.
+    pub(crate) fn attach(
         &mut self,
-        port: u16,
-        family: Family,
-        is_allocated: bool,
-    ) -> Result<(), MapError> {
-        let others = self.ports.get(&port.into(), ANY)? & !family.bit();
-        let own = if is_allocated { family.bit() } else { 0 };
-        Ok(self.ports.set(port.into(), others | own, ANY)?)
-    }
-
-    pub(crate) fn counters(&self) -> Result<Counters, MapError> {
-        let mut counters = Counters::NONE;
-        for outcome in Outcome::all() {
-            let slot = counters.slot(outcome);
-            for [packets, bytes] in self.counts.get(&outcome.index(), 0)?.iter() {
-                slot.packets += packets;
-                slot.bytes += bytes;
-            }
-        }
-        Ok(counters)
+        interface: &str,
+        index: u32,
+        mode: Mode,
+    ) -> Result<FdLink, AttachError> {
+        let program = xdp(&mut self.ebpf)?;
+        let wanted = match mode {
+            Mode::Native => XdpMode::Driver,
+            Mode::Generic => XdpMode::Skb,
+        };
+        let attached = program.attach_to_if_index(index, wanted).map_err(|error| {
+            let source = match error {
+                ProgramError::SyscallError(error) => error.io_error,
+                error => std::io::Error::other(error),
+            };
+            AttachError::Attach { interface: interface.to_owned(), mode, source }
+        })?;
+        let link = program.take_link(attached).map_err(AttachError::load)?;
+        // Anything else than a link of the process's own would stay behind if we crash.
+        FdLink::try_from(link).map_err(|_| AttachError::OldKernel)
     }
 
     pub(crate) fn runs(&mut self) -> Result<Runs, AttachError> {
-        let info = self.xdp()?.info().map_err(AttachError::load)?;
+        let info = xdp(&mut self.ebpf)?.info().map_err(AttachError::load)?;
         Ok(Runs { count: info.run_count(), time: info.run_time() })
     }
 
@@ -156,7 +145,7 @@ impl Program {
         // `struct xdp_md`: start, end and metadata of the packet, interface and queue it came by, and the one it leaves by.
         let length = u32::try_from(frame.len()).unwrap_or(u32::MAX);
         let context = [0, length, 0, interface, 0, 0].map(u32::to_ne_bytes).concat();
-        let result = self.xdp()?.test_run(TestRunOptions {
+        let result = xdp(&mut self.ebpf)?.test_run(TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
             ctx_in: Some(&context),
@@ -181,25 +170,13 @@ impl From<u32> for Action {
     }
 }
 
-/// The legs of a binding, to its client and to its peer.
-pub(crate) fn legs(config: &Config, binding: &Binding) -> (Leg, Leg) {
-    let Binding { client, channel, allocation_port, peer } = *binding;
-    (Leg::to(client, channel), Leg::to(config.known_as(peer), allocation_port))
-}
-
-/// The number that the kernel has for an interface.
-pub(crate) fn index(interface: &str) -> Result<u32, AttachError> {
-    nix::net::if_::if_nametoindex(interface)
-        .map_err(|_| AttachError::UnknownInterface(interface.to_owned()))
-}
-
 fn xdp(ebpf: &mut Ebpf) -> Result<&mut programs::Xdp, AttachError> {
     let program = ebpf.program_mut(names::PROGRAM).ok_or(AttachError::NotBuilt)?;
-    program.try_into().map_err(|error: programs::ProgramError| AttachError::load(error))
+    program.try_into().map_err(|error: ProgramError| AttachError::load(error))
 }
 
 /// Takes a map out of the object, if it is as we know it.
-fn map<M: TryFrom<Map, Error = aya::maps::MapError>>(
+pub(crate) fn take_map<M: TryFrom<Map, Error = aya::maps::MapError>>(
     ebpf: &mut Ebpf,
     name: &str,
 ) -> Result<M, AttachError> {

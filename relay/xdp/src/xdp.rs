@@ -1,122 +1,100 @@
 //! The handle of the fast path.
 
-use std::fmt;
+use std::{fmt, io};
 
-use aya::programs::{ProgramError, XdpMode, links::FdLink};
-use connlib_relay_xdp_types::Family;
+use aya::programs::links::FdLink;
 
 use crate::{
-    AttachError, Binding, Config, Counters, MapError, Mode, Preference, Runs, Verdict, forwarding,
-    kind,
-    program::{self, Program},
+    AttachError, Config, Maps, Mode, Preference, Runs, Verdict, interface::Interface,
+    program::Program,
 };
 
-/// The program in the kernel. It is detached when this is dropped, or the process ends in whatever way.
+/// The program in the kernel, and where it is attached. It is detached when this is dropped, or the process ends in whatever
+/// way.
 pub struct Xdp {
-    config: Config,
+    interfaces: Vec<String>,
+    preference: Preference,
     // Before the program: packets must not find it half gone.
-    links: Vec<FdLink>,
+    links: Vec<Link>,
     program: Program,
+    /// What there was when it was last decided where to attach, in the order of the interfaces. Nothing: it is to be
+    /// decided.
+    seen: Option<Vec<Option<Interface>>>,
+}
+
+#[derive(Debug)]
+struct Link {
+    index: u32,
+    mode: Mode,
+    /// Attached as long as it lives.
+    _link: FdLink,
 }
 
 impl Xdp {
-    /// Loads the program and attaches it to all interfaces, in the first mode by preference that all of them can do.
+    /// Loads the program, without attaching it yet.
     ///
     /// Lets the loopback interface forward, which the program needs to find routes.
     ///
     /// # Errors
     ///
-    /// If it cannot be loaded or attached. The relay works without.
-    pub fn attach(config: &Config) -> Result<(Self, Mode), AttachError> {
-        if config.preference == Preference::Off {
-            return Err(AttachError::Off);
+    /// If it cannot be loaded. The relay works without.
+    pub fn load(config: &Config) -> Result<(Self, Maps), AttachError> {
+        let (program, maps) = Program::load(config)?;
+        let Config { interfaces, preference, .. } = config.clone();
+        Ok((Self { interfaces, preference, links: Vec::new(), program, seen: None }, maps))
+    }
+
+    /// Attaches the program to those interfaces that are there, in the first mode by preference that all of them can do; or,
+    /// if one of them cannot, to none. To be called every few seconds: interfaces go and come, and others attach programs.
+    /// As long as nothing has changed, it costs a few system calls. Says whether something is attached otherwise than before.
+    ///
+    /// Before it is attached behind drivers, `before_generic` is called: no socket of an allocation may have `UDP_GRO` when
+    /// that returns.
+    ///
+    /// # Errors
+    ///
+    /// If it is attached nowhere, and why; once, until something changes. The relay works without.
+    pub fn tend(&mut self, before_generic: &mut dyn FnMut()) -> Result<bool, AttachError> {
+        if self.preference == Preference::Off {
+            return Ok(false);
         }
-        if config.interfaces.is_empty() {
-            return Err(AttachError::NoInterface);
-        }
-        let mut xdp = Self::load(config)?;
-        let mode = match config.preference {
-            Preference::Native => Mode::Native,
-            Preference::Auto if config.interfaces.iter().all(|name| sends_natively(name)) => {
-                match xdp.attach_all(Mode::Native) {
-                    Ok(()) => return Ok((xdp, Mode::Native)),
-                    Err(error) => {
-                        let reason = &error as &dyn std::error::Error;
-                        tracing::debug!(reason, "not in the driver");
-                        Mode::Generic
-                    }
-                }
+        let there = match self.look() {
+            Ok(there) => there,
+            Err(error) => {
+                tracing::debug!(%error, "the kernel does not say which interfaces there are");
+                return Ok(false);
             }
-            _ => Mode::Generic,
         };
-        xdp.attach_all(mode)?;
-        Ok((xdp, mode))
-    }
-
-    /// Loads the program without attaching it, to [try](Self::try_out) what it does.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be loaded.
-    pub fn load(config: &Config) -> Result<Self, AttachError> {
-        let program = Program::load(config)?;
-        if config.v4.is_some() {
-            forwarding::allow(Family::V4);
+        if self.seen.as_ref() == Some(&there) {
+            return Ok(false);
         }
-        if config.v6.is_some() {
-            forwarding::allow(Family::V6);
-        }
-        Ok(Self { config: config.clone(), links: Vec::new(), program })
+        let before = self.modes().map(|(_, mode)| mode).collect::<Vec<_>>();
+        let attached = self.attach_to(&there, before_generic);
+        // Our own program is seen as well.
+        self.seen = self.look().ok();
+        attached?;
+        Ok(self.modes().map(|(_, mode)| mode).ne(before))
     }
 
-    /// This port is an allocation's from now on, in this family: packets to it may be relayed by the program.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel fails; user space relays then.
-    pub fn add_port(&mut self, allocation_port: u16, family: Family) -> Result<(), MapError> {
-        self.program.set_port(allocation_port, family, true)
+    /// The interfaces, and how the program is attached to each.
+    pub fn modes(&self) -> impl Iterator<Item = (&str, Option<Mode>)> {
+        self.interfaces.iter().enumerate().map(|(number, name)| {
+            let seen = self.seen.as_ref().and_then(|seen| seen[number]);
+            let link =
+                seen.and_then(|seen| self.links.iter().find(|link| link.index == seen.index));
+            (name.as_str(), link.map(|link| link.mode))
+        })
     }
 
-    /// The allocation is gone: packets to its port are none of the program's business.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel fails.
-    pub fn remove_port(&mut self, allocation_port: u16, family: Family) -> Result<(), MapError> {
-        self.program.set_port(allocation_port, family, false)
-    }
-
-    /// From now on the program relays what belongs to this binding, both ways, as long as its port is
-    /// [one of ours](Self::add_port). To insert it again is fine.
-    ///
-    /// A peer that is an allocation of this relay may be named by the public or the local address.
-    ///
-    /// # Errors
-    ///
-    /// If there is no room or the kernel fails; user space relays then.
-    pub fn insert_channel(&mut self, binding: &Binding) -> Result<(), MapError> {
-        let (client, peer) = program::legs(&self.config, binding);
-        self.program.insert(client, peer)
-    }
-
-    /// The channel is not bound any more. It is fine if it never was.
+    /// Lets packets leave by the interfaces that are there, to [try](Self::try_out) what the program does.
     ///
     /// # Errors
     ///
     /// If the kernel fails.
-    pub fn remove_channel(&mut self, binding: &Binding) -> Result<(), MapError> {
-        let (client, peer) = program::legs(&self.config, binding);
-        self.program.remove(client, peer)
-    }
-
-    /// What became of packets so far. Costs a system call for each counter.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel fails.
-    pub fn counters(&self) -> Result<Counters, MapError> {
-        self.program.counters()
+    pub fn serve_all(&mut self) -> Result<(), AttachError> {
+        let there = self.look().map_err(AttachError::load)?;
+        let indices: Vec<u32> = there.iter().flatten().map(|interface| interface.index).collect();
+        self.program.serve(&indices)
     }
 
     /// What the program costs, if the kernel counts that.
@@ -142,14 +120,74 @@ impl Xdp {
         self.program.run(frame, interface_index, times)
     }
 
-    /// Attaches to all interfaces, or to none.
-    fn attach_all(&mut self, mode: Mode) -> Result<(), AttachError> {
-        let mut links = Vec::with_capacity(self.config.interfaces.len());
-        for interface in &self.config.interfaces {
-            links.push(attach_one(&mut self.program, interface, mode)?);
+    fn look(&self) -> io::Result<Vec<Option<Interface>>> {
+        self.interfaces.iter().map(|name| Interface::find(name)).collect()
+    }
+
+    fn attach_to(
+        &mut self,
+        there: &[Option<Interface>],
+        before_generic: &mut dyn FnMut(),
+    ) -> Result<(), AttachError> {
+        let names = self.interfaces.clone();
+        let there: Vec<(&str, Interface)> = names
+            .iter()
+            .zip(there)
+            .filter_map(|(name, interface)| Some((name.as_str(), (*interface)?)))
+            .collect();
+        if there.is_empty() {
+            self.detach();
+            return Err(AttachError::NoInterface(names));
         }
-        self.links = links;
-        Ok(())
+        if self.preference != Preference::Generic {
+            let is_sent = there.iter().all(|(_, interface)| !interface.is_veth);
+            // Behind some drivers' backs, packets would be lost.
+            if self.preference == Preference::Native || is_sent {
+                match self.attach_all(&there, Mode::Native) {
+                    Err(error) if self.preference == Preference::Auto => {
+                        let reason = &error as &dyn std::error::Error;
+                        tracing::debug!(reason, "not in the driver");
+                    }
+                    result => return result,
+                }
+            }
+        }
+        if self.links.iter().any(|link| link.mode == Mode::Native) {
+            self.detach();
+        }
+        before_generic();
+        self.attach_all(&there, Mode::Generic)
+    }
+
+    /// Attaches to all of these interfaces, where it is not attached already, or to none.
+    fn attach_all(&mut self, there: &[(&str, Interface)], mode: Mode) -> Result<(), AttachError> {
+        let id = Some(self.program.id());
+        let stands = |index, interface: &Interface| {
+            interface.index == index && interface.program(mode) == id
+        };
+        self.links.retain(|link| {
+            link.mode == mode && there.iter().any(|(_, interface)| stands(link.index, interface))
+        });
+        let attached = there.iter().try_for_each(|(name, interface)| {
+            let index = interface.index;
+            if !self.links.iter().any(|link| link.index == index) {
+                let link = self.program.attach(name, index, mode)?;
+                self.links.push(Link { index, mode, _link: link });
+            }
+            Ok(())
+        });
+        // Nothing may leave by an interface whose driver does not know of the program.
+        let indices: Vec<u32> = self.links.iter().map(|link| link.index).collect();
+        let served = attached.and_then(|()| self.program.serve(&indices));
+        if served.is_err() {
+            self.detach();
+        }
+        served
+    }
+
+    fn detach(&mut self) {
+        self.links.clear();
+        drop(self.program.serve(&[]));
     }
 }
 
@@ -157,32 +195,4 @@ impl fmt::Debug for Xdp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Xdp").field("links", &self.links).finish_non_exhaustive()
     }
-}
-
-/// Whether what the program sends in the interface's driver arrives, as far as one can see from this end.
-fn sends_natively(interface: &str) -> bool {
-    let kind = program::index(interface).map(kind::of);
-    !matches!(kind, Ok(Ok(Some(kind))) if kind == kind::VETH)
-}
-
-fn attach_one(program: &mut Program, interface: &str, mode: Mode) -> Result<FdLink, AttachError> {
-    let program = program.xdp()?;
-    let wanted = match mode {
-        Mode::Native => XdpMode::Driver,
-        Mode::Generic => XdpMode::Skb,
-    };
-    let attached = program.attach(interface, wanted).map_err(|error| match error {
-        ProgramError::UnknownInterface { name } => AttachError::UnknownInterface(name),
-        ProgramError::SyscallError(error) => {
-            AttachError::Attach { interface: interface.to_owned(), mode, source: error.io_error }
-        }
-        error => AttachError::Attach {
-            interface: interface.to_owned(),
-            mode,
-            source: std::io::Error::other(error),
-        },
-    })?;
-    let link = program.take_link(attached).map_err(AttachError::load)?;
-    // Anything else than a link of the process's own would stay behind if we crash.
-    FdLink::try_from(link).map_err(|_| AttachError::OldKernel)
 }

@@ -12,7 +12,7 @@ fn the_kernel_accepts_the_program() {
 #[test]
 #[cfg_attr(has_program, ignore = "this build has the program")]
 fn a_build_without_the_program_says_so() {
-    let error = Xdp::attach(&config()).unwrap_err();
+    let error = Xdp::load(&config()).unwrap_err();
     assert!(matches!(error, AttachError::NotBuilt), "{error:?}");
     assert!(error.to_string().contains("cargo xtask ebpf"));
 }

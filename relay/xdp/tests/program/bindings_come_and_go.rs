@@ -16,20 +16,20 @@ fn what_does_not_fit_stays_with_user_space() {
     in_namespace(|| {
         let mut lab = Lab::new(dual_stack());
         for number in 0..ROOM {
-            lab.xdp.insert_channel(&numbered(number)).unwrap();
+            lab.maps.insert_channel(&numbered(number)).unwrap();
         }
-        let error = lab.xdp.insert_channel(&numbered(ROOM)).unwrap_err();
+        let error = lab.maps.insert_channel(&numbered(ROOM)).unwrap_err();
         assert!(matches!(error, MapError::Full), "{error:?}");
         // What is there already can be told again.
-        lab.xdp.insert_channel(&numbered(0)).unwrap();
+        lab.maps.insert_channel(&numbered(0)).unwrap();
 
         assert_eq!(lab.run(&from_client(&numbered(ROOM)).bytes()).action, Action::Pass);
-        assert_eq!(lab.xdp.counters().unwrap().passed(Pass::NoChannel), 1);
+        assert_eq!(lab.maps.counters().unwrap().passed(Pass::NoChannel), 1);
         assert_eq!(lab.run(&from_client(&numbered(ROOM - 1)).bytes()).action, Action::Transmit);
 
-        lab.xdp.remove_channel(&numbered(7)).unwrap();
-        lab.xdp.remove_channel(&numbered(7)).unwrap();
-        lab.xdp.insert_channel(&numbered(ROOM)).unwrap();
+        lab.maps.remove_channel(&numbered(7)).unwrap();
+        lab.maps.remove_channel(&numbered(7)).unwrap();
+        lab.maps.insert_channel(&numbered(ROOM)).unwrap();
         assert_eq!(lab.run(&from_client(&numbered(ROOM)).bytes()).action, Action::Transmit);
     });
 }

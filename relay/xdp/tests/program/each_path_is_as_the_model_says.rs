@@ -44,7 +44,7 @@ fn without_nat() -> Config {
 }
 
 fn check(lab: &mut Lab, path: Path, frame: &Frame, number: usize) {
-    let before = lab.xdp.counters().unwrap();
+    let before = lab.maps.counters().unwrap();
     let verdict = lab.run(&frame.bytes());
     let (action, expected) = lab.model.relay(frame).unwrap();
     let story = format!("{path:?}, packet {number}: {frame:?}");
@@ -56,7 +56,7 @@ fn check(lab: &mut Lab, path: Path, frame: &Frame, number: usize) {
     assert_eq!(verdict.frame, expected_bytes, "{story}");
 
     let data = expected.payload.len() - path.to.framing.header();
-    let after = lab.xdp.counters().unwrap();
+    let after = lab.maps.counters().unwrap();
     assert_eq!(after.relayed(path).packets, before.relayed(path).packets + 1, "{story}");
     assert_eq!(after.relayed(path).bytes, before.relayed(path).bytes + data as u64, "{story}");
     let [after, before] = [after, before].map(|counters| counters.relayed_as(path.to.framing));

@@ -5,7 +5,9 @@ use std::{
     process::Command,
 };
 
-use connlib_relay_xdp::{Addresses, Binding, Config, Family, Preference, Verdict, Xdp};
+use connlib_relay_xdp::{
+    Addresses, AttachError, Binding, Config, Family, Maps, Preference, Verdict, Xdp,
+};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::model::Model;
@@ -44,6 +46,7 @@ pub(crate) const NEIGHBOURS: [Neighbour; 6] = [
 /// The relay, and what the model knows about it.
 pub(crate) struct Lab {
     pub(crate) xdp: Xdp,
+    pub(crate) maps: Maps,
     pub(crate) model: Model,
 }
 
@@ -89,27 +92,28 @@ impl Lab {
 
     /// Another relay in a namespace that is laid out.
     pub(crate) fn again(config: Config) -> Self {
-        let xdp = Xdp::load(&config).unwrap();
-        Self { xdp, model: Model::new(config) }
+        let (mut xdp, maps) = Xdp::load(&config).unwrap();
+        xdp.serve_all().unwrap();
+        Self { xdp, maps, model: Model::new(config) }
     }
 
     /// A relay whose program sees real packets.
     pub(crate) fn attached(config: Config) -> Self {
-        let (xdp, _) = Xdp::attach(&config).unwrap();
-        Self { xdp, model: Model::new(config) }
+        let (xdp, maps) = attach(&config).unwrap();
+        Self { xdp, maps, model: Model::new(config) }
     }
 
     /// A binding, and its port.
     pub(crate) fn bind(&mut self, binding: Binding) {
-        self.xdp.add_port(binding.allocation_port, family(binding.peer)).unwrap();
-        self.xdp.insert_channel(&binding).unwrap();
+        self.maps.add_port(binding.allocation_port, family(binding.peer)).unwrap();
+        self.maps.insert_channel(&binding).unwrap();
         self.model.bindings.push(binding);
     }
 
     pub(crate) fn unbind_all(&mut self) {
         for binding in self.model.bindings.drain(..) {
-            self.xdp.remove_channel(&binding).unwrap();
-            self.xdp.remove_port(binding.allocation_port, family(binding.peer)).unwrap();
+            self.maps.remove_channel(&binding).unwrap();
+            self.maps.remove_port(binding.allocation_port, family(binding.peer)).unwrap();
         }
     }
 
@@ -117,6 +121,13 @@ impl Lab {
     pub(crate) fn run(&mut self, frame: &[u8]) -> Verdict {
         self.xdp.try_out(frame, index(UPLINK), 1).unwrap()
     }
+}
+
+/// A program that is attached.
+pub(crate) fn attach(config: &Config) -> Result<(Xdp, Maps), AttachError> {
+    let (mut xdp, maps) = Xdp::load(config)?;
+    xdp.tend(&mut || {})?;
+    Ok((xdp, maps))
 }
 
 /// Of an address.

@@ -10,6 +10,7 @@ mod wire;
 
 mod bindings_come_and_go;
 mod each_path_is_as_the_model_says;
+mod interfaces_come_and_go;
 mod packets_travel_through_the_relay;
 mod ways_out_follow_the_routes;
 mod what_each_path_costs;

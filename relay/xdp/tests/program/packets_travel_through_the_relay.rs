@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use connlib_relay_xdp::{Action, AttachError, Binding, Config, Mode, PATHS, Preference, Xdp};
+use connlib_relay_xdp::{Action, Binding, Config, PATHS, Preference};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
@@ -15,8 +15,8 @@ use crate::{
     each_path_is_as_the_model_says::prepare,
     frame::{Frame, channel_data},
     lab::{
-        FOREIGN, LISTEN_PORT, LOCAL_V4, Lab, ROUTER, SIDE, UPLINK, at, dual_stack, ethernet_of,
-        in_namespace, ip, lay_out,
+        LISTEN_PORT, LOCAL_V4, Lab, ROUTER, SIDE, UPLINK, at, dual_stack, ethernet_of,
+        in_namespace, lay_out,
     },
     wire::Wire,
 };
@@ -54,7 +54,7 @@ fn packets_travel(preference: Preference) {
                 way_out.expect(&expected.bytes());
                 lab.unbind_all();
             }
-            let relayed = lab.xdp.counters().unwrap().relayed(path).packets;
+            let relayed = lab.maps.counters().unwrap().relayed(path).packets;
             assert_eq!(relayed, PACKETS as u64, "{path:?}");
         }
     });
@@ -133,51 +133,6 @@ fn holder() {
     }
 }
 
-#[test]
-#[cfg_attr(not(has_program), ignore = "needs the program: run `cargo xtask ebpf` first")]
-fn it_attaches_as_the_driver_can_and_lets_go() {
-    in_namespace(|| {
-        lay_out();
-        let on = |interface: &str, preference| {
-            Xdp::attach(&Config {
-                interfaces: vec![interface.to_owned()],
-                preference,
-                ..dual_stack()
-            })
-            .map(|(xdp, mode)| {
-                drop(xdp);
-                mode
-            })
-        };
-        ip("tuntap add tap0 mode tap");
-        assert_eq!(on("tap0", Preference::Auto).unwrap(), Mode::Native);
-        assert_eq!(on("tap0", Preference::Generic).unwrap(), Mode::Generic);
-        // This one's driver would lose what the program sends, for all that can be known.
-        assert_eq!(on(UPLINK, Preference::Auto).unwrap(), Mode::Generic);
-        assert_eq!(on(UPLINK, Preference::Native).unwrap(), Mode::Native);
-        // The driver of the loopback interface knows nothing of XDP.
-        assert_eq!(on("lo", Preference::Auto).unwrap(), Mode::Generic);
-        let error = on("lo", Preference::Native).unwrap_err();
-        assert!(matches!(error, AttachError::Attach { mode: Mode::Native, .. }), "{error:?}");
-        let error = on("nothing", Preference::Auto).unwrap_err();
-        assert!(matches!(error, AttachError::UnknownInterface(_)), "{error:?}");
-        assert!(matches!(on(UPLINK, Preference::Off).unwrap_err(), AttachError::Off));
-
-        // All in one mode, or none at all.
-        let both = Config {
-            interfaces: vec![FOREIGN.to_owned(), "lo".to_owned()],
-            preference: Preference::Native,
-            ..dual_stack()
-        };
-        Xdp::attach(&both).unwrap_err();
-        let (_xdp, mode) = Xdp::attach(&Config { preference: Preference::Auto, ..both }).unwrap();
-        assert_eq!(mode, Mode::Generic);
-        // Somebody's program is there already.
-        let error = on(FOREIGN, Preference::Auto).unwrap_err();
-        assert!(matches!(error, AttachError::Attach { .. }), "{error:?}");
-    });
-}
-
 /// Long enough for anything that is going to happen at all.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -211,7 +166,7 @@ fn received(socket: &UdpSocket) -> Vec<u8> {
     }
 }
 
-fn binding() -> Binding {
+pub(crate) fn binding() -> Binding {
     Binding {
         client: at("198.51.100.7", 40_000),
         channel: 0x4001,
@@ -220,7 +175,7 @@ fn binding() -> Binding {
     }
 }
 
-fn to_relay(port: u16, payload: &[u8]) -> Frame {
+pub(crate) fn to_relay(port: u16, payload: &[u8]) -> Frame {
     Frame {
         ethernet: [ethernet_of(UPLINK), ROUTER],
         source: binding().client,

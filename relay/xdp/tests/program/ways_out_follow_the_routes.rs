@@ -35,7 +35,7 @@ fn another_route_is_taken() {
         await_that(|| lab.run(&frame(10).bytes()).action == Action::Redirect);
         ip("route replace unreachable 198.51.100.0/24");
         await_that(|| lab.run(&frame(10).bytes()).action == Action::Pass);
-        assert!(lab.xdp.counters().unwrap().passed(Pass::NoRoute) > 0);
+        assert!(lab.maps.counters().unwrap().passed(Pass::NoRoute) > 0);
     });
 }
 
@@ -53,7 +53,7 @@ fn a_way_is_only_as_wide_as_it_is() {
         ] {
             assert_eq!(lab.run(&frame(data).bytes()).action, action, "{data} bytes");
         }
-        assert_eq!(lab.xdp.counters().unwrap().passed(Pass::TooBig), 2);
+        assert_eq!(lab.maps.counters().unwrap().passed(Pass::TooBig), 2);
     });
 }
 

@@ -248,11 +248,11 @@ fn a_relay_listens_where_it_is_told_to() {
 
 /// Asserts that a frame passes as it is, and that this is counted, or is not.
 fn passes(lab: &mut Lab, what: &str, frame: &[u8], reason: Option<Pass>) {
-    let before = lab.xdp.counters().unwrap();
+    let before = lab.maps.counters().unwrap();
     let verdict = lab.run(frame);
     assert_eq!(verdict.action, Action::Pass, "{what}: {frame:x?}");
     assert_eq!(verdict.frame, frame, "{what}");
-    let counters = lab.xdp.counters().unwrap();
+    let counters = lab.maps.counters().unwrap();
     for outcome in Outcome::all() {
         let is_reason = reason.map(Outcome::Passed) == Some(outcome);
         let expected = before.of(outcome).packets + u64::from(is_reason);

@@ -8,7 +8,7 @@ use std::{
 use connlib_relay_xdp::{Config, Preference, Xdp};
 use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
 
-use crate::lab::index;
+use crate::lab::{attach, index};
 
 /// Long enough for anything that is going to happen at all.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -29,7 +29,7 @@ impl Wire {
             Socket::new(Domain::PACKET, Type::RAW, Some(i32::from(protocol).into())).unwrap();
         socket.bind(&address(protocol, index(&far))).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        let (passing, _) = Xdp::attach(&Config {
+        let (passing, _) = attach(&Config {
             interfaces: vec![far],
             preference: Preference::Native,
             listen_port: 0,
