@@ -23,6 +23,7 @@ impl XorAddress {
     pub const MAX: usize = 24;
 
     /// Writes one.
+    #[inline]
     pub fn new(attribute: Attribute, address: SocketAddr, transaction: &Transaction) -> Self {
         let mut bytes = [0; Self::MAX];
         bytes[..2].copy_from_slice(&attribute.0.to_be_bytes());
@@ -42,11 +43,13 @@ impl XorAddress {
     }
 
     /// The whole attribute.
+    #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
 
     /// Reads the value of one. `None`: it is of another family or length.
+    #[inline]
     pub fn read(value: &[u8], transaction: &Transaction) -> Option<SocketAddr> {
         let (family, port_bytes, ip) = split(value)?;
         let port = u16::from_be_bytes(port(port_bytes, &MAGIC_COOKIE));

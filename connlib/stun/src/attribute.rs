@@ -61,6 +61,7 @@ pub const MAX_VALUE: usize = 763;
 
 /// The first attribute of what follows a header, and how many bytes it takes with its padding, which has to be there as
 /// well.
+#[inline]
 pub(crate) fn split(attributes: &[u8]) -> Option<(Attribute, &[u8], usize)> {
     let (&[a, b, c, d], rest) = attributes.split_first_chunk()?;
     let len = usize::from(u16::from_be_bytes([c, d]));

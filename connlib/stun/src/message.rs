@@ -80,11 +80,13 @@ impl<'a> Message<'a> {
     }
 
     /// Which part of an exchange it is.
+    #[inline]
     pub fn class(&self) -> Class {
         self.header.class
     }
 
     /// What it is about.
+    #[inline]
     pub fn method(&self) -> Method {
         self.header.method
     }
@@ -105,6 +107,7 @@ impl<'a> Message<'a> {
     }
 
     /// The attributes before the integrity, with their values.
+    #[inline]
     pub fn attributes(&self) -> impl Iterator<Item = (Attribute, &'a [u8])> + use<'a> {
         let mut rest = &self.bytes[Header::LEN..self.end];
         std::iter::from_fn(move || {
@@ -115,10 +118,12 @@ impl<'a> Message<'a> {
     }
 
     /// The value of an attribute. Of several, the first counts (RFC 8489 §14).
+    #[inline]
     pub fn first(&self, attribute: Attribute) -> Option<&'a [u8]> {
         self.all(attribute).next()
     }
 
+    #[inline]
     fn all(&self, attribute: Attribute) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         self.attributes().filter(move |(kind, _)| *kind == attribute).map(|(_, value)| value)
     }

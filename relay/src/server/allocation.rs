@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use connlib_stun::Transaction;
 use foldhash::fast::FixedState;
 
-use super::attribute::Transaction;
 use super::key::AddressKey;
 use super::output::{AllocationId, ChannelBinding, Families, FiveTuple};
 use super::response::{Header, Signature};

@@ -3,11 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use connlib_stun::{Attribute, FAMILY_IP4, FAMILY_IP6};
 use rand_chacha::ChaCha20Rng;
 
 use super::allocation::{Allocation, Grant, State};
 use super::allocations::{Allocations, Expired, NewAllocation};
-use super::attribute;
 use super::auth::Identity;
 use super::config::{Config, PerUser};
 use super::counters::Drop;
@@ -173,15 +173,15 @@ impl Allocator {
         let ip4 = self.public_ip4.filter(|_| families.ip4);
         let ip6 = self.public_ip6.filter(|_| families.ip6);
         for ip in [ip4, ip6].into_iter().flatten() {
-            response.xor_address(attribute::XOR_RELAYED_ADDRESS, SocketAddr::new(ip, *port));
+            let relayed = SocketAddr::new(ip, *port);
+            response = response.xor_address(Attribute::XOR_RELAYED_ADDRESS, relayed);
         }
-        response.lifetime(grant.lifetime);
-        response.xor_address(attribute::XOR_MAPPED_ADDRESS, client.remote);
-        if grant.missing.ip4 {
-            response.attribute(attribute::ADDRESS_ERROR_CODE, &[attribute::FAMILY_IP4, 0, 4, 40]);
-        }
-        if grant.missing.ip6 {
-            response.attribute(attribute::ADDRESS_ERROR_CODE, &[attribute::FAMILY_IP6, 0, 4, 40]);
+        response = response
+            .lifetime(grant.lifetime)
+            .xor_address(Attribute::XOR_MAPPED_ADDRESS, client.remote);
+        let missing = [(grant.missing.ip4, FAMILY_IP4), (grant.missing.ip6, FAMILY_IP6)];
+        for (_, family) in missing.into_iter().filter(|(is_missing, _)| *is_missing) {
+            response = response.attribute(Attribute::ADDRESS_ERROR_CODE, &[family, 0, 4, 40]);
         }
         response
     }

@@ -5,15 +5,13 @@ use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use connlib_stun::{Algorithm, Attribute, Key, Message};
 use foldhash::quality::FixedState;
 use hmac::{Hmac, Mac};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use super::attribute;
 use super::config::{Config, Credentials, MAX_USERNAME, PerUser, User};
-use super::integrity::{Algorithm, Key};
-use super::message::Message;
 use super::nonce::Nonces;
 use super::output::{FiveTuple, Now};
 use super::response::Signature;
@@ -89,9 +87,9 @@ impl Authenticator {
         let Some(algorithm) = request.integrity() else {
             return Err(Rejection { code: 401, is_challenge: true, signature: None });
         };
-        let username = request.first(attribute::USERNAME);
+        let username = request.first(Attribute::USERNAME);
         let username = username.map(|name| str::from_utf8(name).unwrap_or_default());
-        let (Some(username), Some(_)) = (username, request.first(attribute::REALM)) else {
+        let (Some(username), Some(_)) = (username, request.first(Attribute::REALM)) else {
             return Err(Rejection { code: 400, is_challenge: false, signature: None });
         };
         let unauthorized = || self.unauthorized(username, algorithm);
@@ -103,7 +101,7 @@ impl Authenticator {
         if expires_at.is_some_and(|expires_at| expires_at < now.unix_seconds) {
             return Err(challenge(401));
         }
-        let nonce = request.first(attribute::NONCE).ok_or_else(|| challenge(401))?;
+        let nonce = request.first(Attribute::NONCE).ok_or_else(|| challenge(401))?;
         if !self.nonces.is_valid(nonce, client, now.instant) {
             return Err(challenge(438));
         }

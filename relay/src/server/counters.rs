@@ -60,18 +60,29 @@ impl Counters {
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u16)]
 #[allow(missing_docs)]
 pub enum Method {
-    Binding = 0x001,
-    Allocate = 0x003,
-    Refresh = 0x004,
-    CreatePermission = 0x008,
-    ChannelBind = 0x009,
+    Binding,
+    Allocate,
+    Refresh,
+    CreatePermission,
+    ChannelBind,
+}
+
+impl From<Method> for connlib_stun::Method {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::Binding => Self::BINDING,
+            Method::Allocate => Self::ALLOCATE,
+            Method::Refresh => Self::REFRESH,
+            Method::CreatePermission => Self::CREATE_PERMISSION,
+            Method::ChannelBind => Self::CHANNEL_BIND,
+        }
+    }
 }
 
 impl Method {
-    pub(crate) fn parse(method: u16) -> Option<Self> {
+    pub(crate) fn of(method: connlib_stun::Method) -> Option<Self> {
         let methods = [
             Self::Binding,
             Self::Allocate,
@@ -79,7 +90,7 @@ impl Method {
             Self::CreatePermission,
             Self::ChannelBind,
         ];
-        methods.into_iter().find(|known| *known as u16 == method)
+        methods.into_iter().find(|known| connlib_stun::Method::from(*known) == method)
     }
 
     /// Its name in metrics.

@@ -1,14 +1,12 @@
 //! What passes between a client and its peers.
 
-use rand::{Rng, RngExt};
-
 use std::net::SocketAddr;
 
+use connlib_stun::{Attribute, ChannelData, MAGIC_COOKIE, Message, XorAddress, padding};
+use rand::{Rng, RngExt};
+
 use super::allocation::Allocation;
-use super::attribute;
 use super::counters::Drop;
-use super::framing::{ChannelData, padding};
-use super::message::Message;
 use super::output::{Prefix, ToClient, ToPeer};
 use super::peers::PeerPolicy;
 
@@ -19,8 +17,12 @@ const DATA_INDICATION: [u8; 2] = [0x00, 0x17];
 pub(crate) fn parse_indication<'a>(
     indication: &Message<'a>,
 ) -> Result<(SocketAddr, &'a [u8]), Drop> {
-    let peer = indication.peers().next().flatten().ok_or(Drop::Malformed)?;
-    let payload = indication.first(attribute::DATA).ok_or(Drop::Malformed)?;
+    let peer = indication
+        .xor_addresses(Attribute::XOR_PEER_ADDRESS)
+        .next()
+        .flatten()
+        .ok_or(Drop::Malformed)?;
+    let payload = indication.first(Attribute::DATA).ok_or(Drop::Malformed)?;
     match indication.unknown().next() {
         None => Ok((peer, payload)),
         Some(_) => Err(Drop::Malformed),
@@ -68,16 +70,15 @@ impl Allocation {
             return Err(Drop::NoPermission);
         }
         let transaction = rng.random();
-        let (address, address_len) =
-            attribute::xor_address(attribute::XOR_PEER_ADDRESS, peer, &transaction);
-        let attributes = address_len + 4 + len + padding(len);
+        let peer = XorAddress::new(Attribute::XOR_PEER_ADDRESS, peer, &transaction);
+        let attributes = peer.as_bytes().len() + 4 + len + padding(len);
         let prefix = Prefix::new(&[
             &DATA_INDICATION,
             &u16::try_from(attributes).map_err(|_| Drop::TooLong)?.to_be_bytes(),
-            &attribute::MAGIC_COOKIE,
+            &MAGIC_COOKIE,
             &transaction,
-            &address[..address_len],
-            &attribute::DATA.to_be_bytes(),
+            peer.as_bytes(),
+            &Attribute::DATA.0.to_be_bytes(),
             &payload_len.to_be_bytes(),
         ]);
         Ok(ToClient { client, prefix, padding: padding(len) })

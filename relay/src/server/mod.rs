@@ -34,17 +34,13 @@
 mod allocation;
 mod allocations;
 mod allocator;
-mod attribute;
 mod auth;
 mod budget;
 mod config;
 mod counters;
 mod data;
-mod framing;
-mod integrity;
 mod key;
 mod limits;
-mod message;
 mod nonce;
 mod output;
 mod peers;
@@ -57,12 +53,14 @@ mod wish;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use connlib_stun::{Attribute, ChannelData, Class, Kind, Message};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 
+pub use connlib_stun::{CHANNEL_HEADER, NotAMessage, message_len};
+
 pub use config::{Config, ConfigError, Credentials, PerUser, User};
 pub use counters::{Counters, Drop, Method, Traffic};
-pub use framing::{CHANNEL_HEADER, NotAMessage, message_len};
 pub use limits::{Limits, Rate};
 pub use output::{
     AllocationId, ChannelBinding, Families, FiveTuple, FromClient, Now, Output, PortError, Prefix,
@@ -73,15 +71,11 @@ use allocation::Allocation;
 use allocations::Refusal;
 use allocator::Allocator;
 use auth::{Authenticator, Identity};
-use framing::{ChannelData, Kind};
-use message::{Class, Message};
 use peers::PeerPolicy;
 use responder::{Responder, Trust};
 use response::{Header, Response};
 use wish::{Bind, Refresh, Wish};
 
-const BINDING: u16 = 0x001;
-const SEND: u16 = 0x006;
 /// The shortest request that an honest client sends, but for Binding: Allocate with nothing but
 /// REQUESTED-TRANSPORT. Less is sent for the length of the challenge alone.
 const MIN_REQUEST: usize = 28;
@@ -260,16 +254,16 @@ impl Server {
         message: Message<'a>,
         now: Now,
     ) -> Result<FromClient<'a>, Drop> {
-        match (message.class, message.method) {
-            (Class::Indication, SEND) => {
+        match (message.class(), message.method()) {
+            (Class::Indication, connlib_stun::Method::SEND) => {
                 let (peer, payload) = data::parse_indication(&message)?;
                 let allocation = self.open_allocation(&client).ok_or(Drop::NoAllocation)?;
                 return allocation.send(peer, payload, &self.policy).map(FromClient::Forward);
             }
-            (Class::Indication, BINDING) => {} // keeps a NAT's mapping
+            (Class::Indication, connlib_stun::Method::BINDING) => {} // keeps a NAT's mapping
             (Class::Request, method) => {
-                let method = Method::parse(method).ok_or(Drop::Unexpected)?;
-                if method != Method::Binding && message.len() < MIN_REQUEST {
+                let method = Method::of(method).ok_or(Drop::Unexpected)?;
+                if method != Method::Binding && message.as_bytes().len() < MIN_REQUEST {
                     return Err(Drop::Malformed);
                 }
                 let request = Request { header: Header::of(&message, method), message, client };
@@ -299,7 +293,7 @@ impl Server {
                     let mut response = Response::error(header, rejection.code);
                     if rejection.is_challenge {
                         let nonce = self.authenticator.nonce(client, now.instant);
-                        response.challenge(self.authenticator.realm(), &nonce);
+                        response = response.challenge(self.authenticator.realm(), &nonce);
                     }
                     (Ok(Some(response)), Trust::Stranger(rejection.signature))
                 }
@@ -366,9 +360,7 @@ impl Server {
                 Duration::ZERO
             }
         };
-        let mut response = Response::success(&request.header);
-        response.lifetime(lifetime);
-        Ok(Some(response))
+        Ok(Some(Response::success(&request.header).lifetime(lifetime)))
     }
 
     /// RFC 8656 §10.2.
@@ -409,7 +401,6 @@ impl Server {
 
 /// RFC 8489 §6.3.1.1.
 fn bound(request: &Request<'_>) -> Response {
-    let mut response = Response::success(&request.header);
-    response.xor_address(attribute::XOR_MAPPED_ADDRESS, request.client.remote);
-    response
+    Response::success(&request.header)
+        .xor_address(Attribute::XOR_MAPPED_ADDRESS, request.client.remote)
 }

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::attribute;
+use connlib_stun::Attribute;
+
 use super::budget::Budget;
 use super::counters::{Counters, Drop};
 use super::limits::Limits;
@@ -85,7 +86,7 @@ impl Responder {
 
         if !self.software.is_empty() && (is_free || response.len() + software + tail <= header.len)
         {
-            response.attribute(attribute::SOFTWARE, self.software.as_bytes());
+            response = response.attribute(Attribute::SOFTWARE, self.software.as_bytes());
         }
         let is_longer = response.len() + tail > header.len;
         let source = client.remote.ip();
@@ -97,14 +98,9 @@ impl Responder {
         if self.waiting >= MAX_WAITING {
             return self.drop(Drop::Backlog);
         }
-        if let Some(signature) = signature {
-            response.sign(signature);
-        }
-        if header.has_fingerprint {
-            response.fingerprint();
-        }
         self.counters.count_response(header.method, response.code);
         self.waiting += 1;
-        self.push(Output::Send { client, bytes: response.into_bytes() });
+        let bytes = response.finish(signature, header.has_fingerprint);
+        self.push(Output::Send { client, bytes });
     }
 }

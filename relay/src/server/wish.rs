@@ -3,9 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use connlib_stun::{Attribute, FAMILY_IP4, FAMILY_IP6, Message};
+
 use super::allocation::CHANNEL_NUMBERS;
-use super::attribute;
-use super::message::Message;
 use super::output::Families;
 use super::peers::PeerPolicy;
 
@@ -29,16 +29,16 @@ pub(crate) struct Wish {
 impl Wish {
     /// Reads an Allocate request (RFC 8656 §7.2).
     pub(crate) fn parse(request: &Message<'_>, available: Families) -> Result<Self, u16> {
-        let transport = request.first(attribute::REQUESTED_TRANSPORT).ok_or(400_u16)?;
+        let transport = request.first(Attribute::REQUESTED_TRANSPORT).ok_or(400_u16)?;
         match transport {
             [UDP, _, _, _] => {}
             [_, _, _, _] => return Err(442),
             _ => return Err(400),
         }
-        let requested = family(request, attribute::REQUESTED_ADDRESS_FAMILY)?;
-        let additional = family(request, attribute::ADDITIONAL_ADDRESS_FAMILY)?;
-        let even_port = request.first(attribute::EVEN_PORT);
-        if request.first(attribute::RESERVATION_TOKEN).is_some() {
+        let requested = family(request, Attribute::REQUESTED_ADDRESS_FAMILY)?;
+        let additional = family(request, Attribute::ADDITIONAL_ADDRESS_FAMILY)?;
+        let even_port = request.first(Attribute::EVEN_PORT);
+        if request.first(Attribute::RESERVATION_TOKEN).is_some() {
             let is_exclusive = requested.is_none() && additional.is_none() && even_port.is_none();
             // No port is ever reserved, so that no token is valid.
             return Err(if is_exclusive { 508 } else { 400 });
@@ -84,7 +84,7 @@ pub(crate) enum Refresh {
 impl Refresh {
     /// Reads a Refresh request for an allocation of these families (RFC 8656 §8.2).
     pub(crate) fn parse(request: &Message<'_>, has: Families) -> Result<Self, u16> {
-        let families = family(request, attribute::REQUESTED_ADDRESS_FAMILY)?.unwrap_or(has);
+        let families = family(request, Attribute::REQUESTED_ADDRESS_FAMILY)?.unwrap_or(has);
         if families.and(has) != families {
             return Err(443);
         }
@@ -111,11 +111,12 @@ impl Bind {
         has: Families,
         policy: &PeerPolicy,
     ) -> Result<Self, u16> {
-        let number = match request.first(attribute::CHANNEL_NUMBER) {
+        let number = match request.first(Attribute::CHANNEL_NUMBER) {
             Some(&[a, b, _, _]) => u16::from_be_bytes([a, b]),
             _ => return Err(400),
         };
-        let peer = request.peers().next().flatten().ok_or(400_u16)?;
+        let peer =
+            request.xor_addresses(Attribute::XOR_PEER_ADDRESS).next().flatten().ok_or(400_u16)?;
         if !CHANNEL_NUMBERS.contains(&number) {
             return Err(400);
         }
@@ -136,7 +137,7 @@ pub(crate) fn permissions(
     policy: &PeerPolicy,
 ) -> Result<Vec<IpAddr>, u16> {
     let mut ips = Vec::new();
-    for peer in request.peers() {
+    for peer in request.xor_addresses(Attribute::XOR_PEER_ADDRESS) {
         let peer = peer.ok_or(400_u16)?;
         if !has.has(peer) {
             return Err(443);
@@ -153,17 +154,17 @@ pub(crate) fn permissions(
 }
 
 fn lifetime(request: &Message<'_>) -> Result<Option<Duration>, u16> {
-    let Some(value) = request.first(attribute::LIFETIME) else { return Ok(None) };
+    let Some(value) = request.first(Attribute::LIFETIME) else { return Ok(None) };
     let seconds = u32::from_be_bytes(value.try_into().map_err(|_| 400_u16)?);
     Ok(Some(Duration::from_secs(seconds.into())))
 }
 
 /// An attribute that names an address family; one that nobody knows is unsupported.
-fn family(request: &Message<'_>, kind: u16) -> Result<Option<Families>, u16> {
+fn family(request: &Message<'_>, kind: Attribute) -> Result<Option<Families>, u16> {
     match request.first(kind) {
         None => Ok(None),
-        Some([attribute::FAMILY_IP4, _, _, _]) => Ok(Some(Families { ip4: true, ip6: false })),
-        Some([attribute::FAMILY_IP6, _, _, _]) => Ok(Some(Families { ip4: false, ip6: true })),
+        Some([FAMILY_IP4, _, _, _]) => Ok(Some(Families { ip4: true, ip6: false })),
+        Some([FAMILY_IP6, _, _, _]) => Ok(Some(Families { ip4: false, ip6: true })),
         Some([_, _, _, _]) => Err(440),
         Some(_) => Err(400),
     }

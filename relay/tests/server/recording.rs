@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use connlib_relay::server::{Config, Credentials, FiveTuple, FromClient, Transport};
+use connlib_stun::{Algorithm, ChannelData, Header, Key};
 use data_encoding::HEXLOWER;
 use serde_json::Value;
 use stun_types::attribute::{AttributeType, Nonce};
@@ -144,4 +145,32 @@ fn each_recorded_request_is_answered_as_it_was_then() {
     assert_eq!(requests[&CHANNEL_BIND], 4);
     assert!(forwarded > 30, "{forwarded}");
     assert_eq!((relay.server.allocations(), relay.channels.len()), (2, 4));
+}
+
+#[test]
+fn each_recorded_message_is_understood_by_our_codec() {
+    let (mut signed, mut with_fingerprint) = (0, 0);
+    for Datagram { bytes, .. } in recording() {
+        let bytes = match ChannelData::parse(&bytes) {
+            Some(data) if bytes[0] == 0x40 => data.payload,
+            _ => &bytes,
+        };
+        // The rest is WireGuard's.
+        if Header::parse(bytes).is_none() {
+            continue;
+        }
+        let message = connlib_stun::Message::parse(bytes).unwrap();
+        with_fingerprint += usize::from(message.has_fingerprint());
+        if message.text(connlib_stun::Attribute::REALM).is_none() {
+            continue;
+        }
+        let Some(user) = message.text(connlib_stun::Attribute::USERNAME) else { continue };
+        let is_signed = |(_, password): &&(&str, &str)| {
+            message.is_signed_with(&Key::new(user, REALM, password))
+        };
+        assert_eq!(PASSWORDS.iter().filter(is_signed).count(), 1);
+        assert_eq!(message.integrity(), Some(Algorithm::Sha1));
+        signed += 1;
+    }
+    assert!(signed >= 8 && with_fingerprint > 40, "{signed} {with_fingerprint}");
 }
