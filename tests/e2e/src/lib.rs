@@ -28,11 +28,12 @@
 //!
 //! Modules, from the ground up: [`lab`] (what a run owns), [`namespace`], [`link`] (cables and
 //! switches), [`wire`] (cables with delay and loss), [`router`], [`process`] and [`log`] (programs and
-//! what they said), [`probe`] (what an application would notice), [`topology`]
+//! what they said), [`capture`] (what was on the wire), [`probe`] (what an application would notice), [`topology`]
 //! (the network that most tests share), [`scenario`] (portal, gateway and client on it).
 #![forbid(unsafe_code)]
 
 mod binaries;
+pub mod capture;
 pub mod impairment;
 pub mod lab;
 pub mod link;
@@ -49,6 +50,7 @@ pub mod wait;
 pub mod wire;
 
 pub use binaries::Binaries;
+pub use capture::Capture;
 pub use impairment::Impairment;
 pub use lab::Lab;
 pub use namespace::Namespace;

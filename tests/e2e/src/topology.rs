@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::{Impairment, Lab, Namespace, Nat, Process, Router, link::Switch, wire::Wire};
 
@@ -123,8 +123,8 @@ pub struct Direct {
     pub gateway: Namespace,
     /// Where the relays are to run.
     pub relays: Vec<Namespace>,
-    /// The relays' cables, if a program carries them.
-    pub relay_wires: Vec<Wire>,
+    /// The relays' cables, if a program carries them, and they are plugged in.
+    pub relay_wires: Vec<Option<Wire>>,
     /// The segment behind the gateway.
     pub office: Switch,
     /// The office's web server, on ports 80 and 8080.
@@ -132,6 +132,7 @@ pub struct Direct {
     /// A machine in the office with a web server on port 80 that no policy lets anybody reach.
     pub database: Namespace,
     servers: Vec<Process>,
+    options: Options,
 }
 
 impl Direct {
@@ -177,7 +178,7 @@ impl Direct {
         let relays = (0..options.relays.min(MAX_RELAYS))
             .map(|index| lay_relay(lab, &internet, index, options))
             .collect::<Result<Vec<_>>>()?;
-        let (relays, relay_wires): (_, Vec<_>) = relays.into_iter().unzip();
+        let (relays, relay_wires) = relays.into_iter().unzip();
         let office = lab.switch("office")?;
         office.plug(&gateway, "lan", &["10.20.0.1/24", "fd20::1/64"])?;
         gateway.set_resolvers(&parse(&["10.20.0.53"])?)?;
@@ -209,11 +210,12 @@ impl Direct {
             gateway_router,
             gateway,
             relays,
-            relay_wires: relay_wires.into_iter().flatten().collect(),
+            relay_wires,
             office,
             web,
             database,
             servers,
+            options: options.clone(),
         })
     }
 
@@ -226,6 +228,20 @@ impl Direct {
     /// Puts the client's cable back.
     pub fn plug_client(&self) -> Result<()> {
         self.router.ip("link set lan up")?;
+        Ok(())
+    }
+
+    /// Takes a relay's interface away: it is gone, where a program carries the cable.
+    pub fn unplug_relay(&mut self, index: u8) -> Result<()> {
+        let wire = self.relay_wires.get_mut(usize::from(index)).and_then(Option::take);
+        wire.map(drop).context("no program carries this cable")
+    }
+
+    /// Gives it another one, with the same name and addresses.
+    pub fn plug_relay(&mut self, index: u8) -> Result<()> {
+        let number = usize::from(index);
+        let relay = self.relays.get(number).context("no such relay")?;
+        self.relay_wires[number] = plug_relay(&self.internet, relay, index, &self.options)?;
         Ok(())
     }
 
@@ -266,20 +282,31 @@ fn lay_relay(
     options: &Options,
 ) -> Result<(Namespace, Option<Wire>)> {
     let relay = lab.namespace(&format!("relay{}", index + 1))?;
+    let wire = plug_relay(internet, &relay, index, options)?;
+    let resolvers = options.underlay.keep(&["203.0.113.53", "2001:db8:113::53"]);
+    relay.set_resolvers(&parse(&resolvers)?)?;
+    Ok((relay, wire))
+}
+
+fn plug_relay(
+    internet: &Switch,
+    relay: &Namespace,
+    index: u8,
+    options: &Options,
+) -> Result<Option<Wire>> {
     let addresses = relay_addresses(index);
     let [ipv4, ipv6] = addresses.each_ref();
     let (ipv4, ipv6) = (format!("{ipv4}/24"), format!("{ipv6}/64"));
     let addresses = options.underlay.keep(&[&ipv4, &ipv6]);
-    let wire = if options.relays_on_wires {
-        let perfect = Impairment::default();
-        Some(internet.plug_wire(&relay, "eth0", &addresses, perfect, options.seed)?)
-    } else {
-        internet.plug(&relay, "eth0", &addresses)?;
-        None
-    };
-    let resolvers = options.underlay.keep(&["203.0.113.53", "2001:db8:113::53"]);
-    relay.set_resolvers(&parse(&resolvers)?)?;
-    Ok((relay, wire))
+    if !options.relays_on_wires {
+        internet.plug(relay, "eth0", &addresses)?;
+        return Ok(None);
+    }
+    let perfect = Impairment::default();
+    let wire = internet.plug_wire(relay, "eth0", &addresses, perfect, options.seed)?;
+    // The same whenever it is plugged in: it is one card, and neighbours remember it.
+    relay.ip(&format!("link set eth0 address 02:00:00:00:00:{index:02x}"))?;
+    Ok(Some(wire))
 }
 
 /// The IPv4 and the IPv6 address of a relay, as far as the internet has the family.
