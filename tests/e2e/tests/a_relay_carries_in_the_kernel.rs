@@ -153,11 +153,9 @@ fn and_carries_on_after_a_restart() {
     let Some(mut scenario) = start("native", Options::default()) else { return };
     let echo = scenario.echo("10.20.0.10:7").unwrap();
     let probe = scenario.probe(&echo).unwrap();
-    for _ in 0..3 {
-        drop(scenario.relays.pop());
-        scenario.start_relays().unwrap();
-        probe.wait_for_answers(100, DEADLINE).unwrap();
-    }
+    drop(scenario.relays.pop());
+    scenario.start_relays().unwrap();
+    probe.wait_for_answers(100, DEADLINE).unwrap();
     probe.stop().unwrap().assert_silence("the only relay restarts", STALL);
     download(&scenario);
     assert!(relayed(&scenario, 0, "xdp") > LENGTH);
