@@ -1,4 +1,4 @@
-//! The project's commands: `cargo xtask demo | test | bench | ebpf`.
+//! The project's commands: `cargo xtask demo | test | bench | soak | ebpf`.
 #![forbid(unsafe_code)]
 
 mod bench;
@@ -6,6 +6,7 @@ mod cargo;
 mod demo;
 mod ebpf;
 mod packages;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -18,6 +19,7 @@ enum Command {
     Demo(demo::Arguments),
     Test(test::Arguments),
     Bench(bench::Arguments),
+    Soak(soak::Arguments),
     Ebpf(ebpf::Arguments),
 }
 
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => return test::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::Ebpf(arguments) => ebpf::run(&arguments),
     };
     match result {

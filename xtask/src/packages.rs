@@ -26,6 +26,8 @@ pub(crate) const LAB: [Need; 4] = [
     Need { program: "ping", package: "iputils-ping" },
     Need { program: "curl", package: "curl" },
 ];
+/// To make network cards of cables.
+pub(crate) const ETHTOOL: Need = Need { program: "ethtool", package: "ethtool" };
 /// To ask name servers in tests.
 pub(crate) const DIG: Need = Need { program: "dig", package: "bind9-dnsutils" };
 /// To measure.
@@ -33,7 +35,7 @@ pub(crate) const BENCH: [Need; 1] = [Need { program: "iperf3", package: "iperf3"
 /// To measure relays: a relay of others, and what makes network cards of cables.
 pub(crate) const BENCH_RELAY: [Need; 2] = [
     Need { program: "turnserver", package: "coturn" },
-    Need { program: "ethtool", package: "ethtool" },
+    ETHTOOL,
 ];
 /// TURN clients, peers and a relay of others.
 pub(crate) const COTURN: Need = Need { program: "turnutils_uclient", package: "coturn" };

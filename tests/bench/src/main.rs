@@ -3,6 +3,7 @@
 //! - [`subject`]: what is measured, each on the same network: our client and gateway, other tunnels, the bare link
 //! - [`tunnel`]: throughput, CPU, memory and delay of all subjects, alternating
 //! - [`relay`]: packets, CPU, memory and delay of our relay beside another
+//! - [`soak`]: our relay under churn for an hour, and whether anything of it stays
 //! - [`idle`]: memory and wake-ups of our programs when nothing happens
 //! - [`allocations`]: what the packet path allocates; needs no network and runs as a test too
 //! - [`lab`], [`process`], [`machine`]: where it happens, figures of processes and of the machine
@@ -14,6 +15,7 @@ mod lab;
 mod machine;
 mod process;
 mod relay;
+mod soak;
 mod subject;
 mod tunnel;
 
@@ -33,6 +35,9 @@ enum Bench {
     Idle(idle::Arguments),
     /// Allocations per packet in steady traffic
     Allocations(allocations::Arguments),
+    /// What an hour of coming and going leaves behind
+    #[command(subcommand)]
+    Soak(soak::Soak),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +46,7 @@ fn main() -> ExitCode {
         Bench::Relay(arguments) => relay::run(&arguments),
         Bench::Idle(arguments) => idle::run(&arguments),
         Bench::Allocations(arguments) => allocations::run(&arguments),
+        Bench::Soak(soak) => soak::run(&soak),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
