@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Subcommand, value_parser};
 use connlib_e2e::scenario;
 
-use crate::{cargo, packages};
+use crate::{cargo, ebpf, packages};
 
 /// Measure, with release builds
 #[derive(Debug, clap::Args)]
@@ -56,6 +56,9 @@ enum Bench {
         /// How often each measurement is repeated; the medians count
         #[arg(long, value_parser = value_parser!(u32).range(1..))]
         rounds: Option<u32>,
+        /// What the load is made of: frames, sockets, or both; separated by commas
+        #[arg(long, value_name = "KIND", value_delimiter = ',')]
+        load: Vec<String>,
         /// Clients, each with a peer of its own
         #[arg(long, value_name = "NUMBER")]
         flows: Option<u32>,
@@ -119,6 +122,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Bench::Allocations { .. } => {}
     }
     let built = cargo::build("release", &built)?;
+    if let Bench::Relay { .. } = arguments.bench {
+        ebpf::build_load_if_possible(&built)?;
+    }
 
     let mut command = std::process::Command::new(built.join(PACKAGE));
     command.args(arguments.bench.words()).env("CONNLIB_BIN_DIR", &built);
@@ -149,6 +155,7 @@ impl Bench {
                 table,
                 selection,
                 rounds,
+                load,
                 flows,
                 payload,
                 run,
@@ -159,6 +166,7 @@ impl Bench {
                 words.table(table);
                 words.selection(selection);
                 words.options("--rounds", rounds);
+                words.options("--load", load);
                 words.options("--flows", flows);
                 words.options("--payload", payload);
                 words.options("--run", run);
@@ -229,7 +237,7 @@ mod tests {
         for line in [
             "tunnel --json --only connlib --only tcp --seconds 3 --streams 1 --streams 8 --rounds 2 --behind-gateway",
             "idle --json --only client --seconds 60 --settle 5 --check",
-            "relay --json --only coturn --seconds 3 --rounds 2 --flows 4 --payload 160 --run 1 --direction up --allocations 100",
+            "relay --json --only coturn --seconds 3 --rounds 2 --load frames --load sockets --flows 4 --payload 160 --run 1 --direction up --allocations 100",
             "allocations --json --packets 2000",
             "tunnel",
             "idle",

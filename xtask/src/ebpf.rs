@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -32,6 +32,9 @@ const PROGRAM: &str = "relay";
 /// Where the loader's build looks for it.
 const OBJECT: &str = "relay/xdp/object/relay.o";
 const LOADER: &str = "connlib-relay-xdp";
+/// What makes a load for the bench, and where that looks for it, among its own programs.
+const LOAD: &str = "load";
+const LOAD_OBJECT: &str = "connlib-bench-load.o";
 
 pub(crate) fn run(_: &Arguments) -> Result<()> {
     ensure_tools()?;
@@ -53,6 +56,15 @@ pub(crate) fn build_if_possible() -> Result<bool> {
         return Ok(false);
     }
     build().map(|()| true)
+}
+
+/// Builds what makes a load for the bench, and puts it beside that.
+pub(crate) fn build_load_if_possible(bench: &Path) -> Result<()> {
+    if let Err(error) = ensure_tools() {
+        println!("no load of frames: what makes it cannot be built: {error:#}");
+        return Ok(());
+    }
+    compile(LOAD, &bench.join(LOAD_OBJECT))
 }
 
 /// Installs what the program is built with, and says so.
@@ -77,8 +89,14 @@ fn ensure_tools() -> Result<()> {
 
 /// Builds the program and puts it where the loader's build looks for it.
 fn build() -> Result<()> {
+    compile(PROGRAM, &cargo::root().join(OBJECT))
+}
+
+/// Builds a program and puts it somewhere.
+fn compile(program: &str, object: &Path) -> Result<()> {
     let target = cargo::target_directory().join("ebpf");
     let build = ["build", "--release", "--locked", "--target", TARGET, "-Zbuild-std=core"];
+    let build = [&build[..], &["--bin", program]].concat();
     cargo::run(
         nightly("cargo", &build)
             .args(["--manifest-path", MANIFEST])
@@ -87,9 +105,8 @@ fn build() -> Result<()> {
             .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", LINKER)
             .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS", FLAGS),
     )?;
-    let built = target.join(TARGET).join("release").join(PROGRAM);
-    let object = cargo::root().join(OBJECT);
-    fs::copy(&built, &object)
+    let built = target.join(TARGET).join("release").join(program);
+    fs::copy(&built, object)
         .with_context(|| format!("cannot copy {} to {}", built.display(), object.display()))?;
     Ok(())
 }

@@ -1,42 +1,34 @@
-//! Datagrams for a relay to carry, and how many it does.
-//!
-//! One thread is all clients and all peers: it sends what is due, in runs that the kernel cuts (UDP GSO), and takes what
-//! has arrived (UDP GRO). Nothing is allocated meanwhile.
+//! Datagrams for a relay to carry, and how many it does: what the two kinds of load have in common.
 
-use std::{
-    io::{self, ErrorKind},
-    net::{SocketAddr, SocketAddrV4, UdpSocket},
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fmt, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
-use nix::sys::{
-    epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
-    socket::{setsockopt, sockopt},
-};
+use anyhow::{Result, ensure};
+use serde::Serialize;
 
-use super::{
-    network::{Network, PEERS, RELAY},
-    subject::user_of,
-    turn::{Allocation, CHANNEL_HEADER, channel_data},
-};
+use super::{frames::Frames, network::Network, sockets::Sockets};
 
-const SOCKET_BUFFER: usize = 8 << 20;
 /// The first of the channels' numbers.
 pub(super) const CHANNEL: u16 = 0x4000;
-/// What every payload starts with: a mark and the number of its flow.
+/// What every payload starts with: a mark and the number of its flow. A program in the kernel knows it as well.
 const MARK: [u8; 4] = *b"load";
 pub(super) const SMALLEST_PAYLOAD: usize = MARK.len() + 4;
+/// Clients that a load may have.
+pub(super) const MOST_FLOWS: u32 = 500;
 
-/// Runs that are sent before what has arrived is looked at.
-const RUNS_AT_ONCE: u64 = 4;
-/// Runs that may be overdue. Beyond, the load falls short of what was wanted.
-const ARREARS: u64 = 64;
 /// What arrives later after the last run was sent does not count.
-const GRACE: Duration = Duration::from_millis(10);
-const SILENCE: Duration = Duration::from_millis(50);
-const PAUSE: Duration = Duration::from_micros(20);
+pub(super) const GRACE: Duration = Duration::from_millis(10);
+/// Nothing more will come after this.
+pub(super) const SILENCE: Duration = Duration::from_millis(50);
+
+/// Where datagrams come from and go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Kind {
+    /// Frames at the end of a cable, as a network card's driver has them
+    Frames,
+    /// Ordinary sockets of clients and peers, at the ends of two cables
+    Sockets,
+}
 
 /// Which way the datagrams go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -62,33 +54,12 @@ pub(super) struct Shape {
 }
 
 /// Clients with allocations, and their peers.
-#[derive(Debug)]
-pub(super) struct Load {
-    shape: Shape,
-    flows: Vec<Flow>,
-    ready: Epoll,
-    buffer: Vec<u8>,
-    runs: u64,
-}
+pub(super) trait Load {
+    /// Prolongs allocations and channels.
+    fn refresh(&mut self) -> Result<()>;
 
-#[derive(Debug)]
-struct Flow {
-    allocation: Allocation,
-    peer: UdpSocket,
-    /// Towards the peer.
-    up: Run,
-    /// Towards the client.
-    down: Run,
-}
-
-/// Datagrams of one kind.
-#[derive(Debug)]
-struct Run {
-    /// As they leave.
-    sent: Vec<u8>,
-    /// How each of them starts when it arrives, and how long it is.
-    start: Vec<u8>,
-    length: usize,
+    /// Offers so many packets a second for so long.
+    fn run(&mut self, rate: f64, duration: Duration) -> Result<Transfer>;
 }
 
 /// What became of a load.
@@ -99,6 +70,44 @@ pub(super) struct Transfer {
     pub(super) seconds: f64,
     /// Sent of what was wanted; less than 1 if the load could not be made.
     pub(super) effort: f64,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 2] = [Self::Frames, Self::Sockets];
+
+    /// Allocates for all clients, and binds a channel to each one's peer.
+    pub(super) fn set_up(self, network: &Network, shape: Shape) -> Result<Box<dyn Load>> {
+        Ok(match self {
+            Self::Frames => Box::new(Frames::set_up(network, shape)?),
+            Self::Sockets => Box::new(Sockets::set_up(network, shape)?),
+        })
+    }
+
+    /// The number of its first client: no two loads have the same.
+    pub(super) fn first_flow(self) -> u32 {
+        self as u32 * MOST_FLOWS
+    }
+
+    /// For people.
+    pub(super) fn description(self) -> &'static str {
+        match self {
+            Self::Frames => {
+                "frames to and from the clients' cable as a card's driver has them, without sockets"
+            }
+            Self::Sockets => {
+                "datagrams of ordinary sockets, clients' on one cable, peers' on the other"
+            }
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Frames => "frames",
+            Self::Sockets => "sockets",
+        })
+    }
 }
 
 impl Transfer {
@@ -112,190 +121,10 @@ impl Transfer {
     }
 }
 
-impl Load {
-    /// Allocates for all clients, and binds a channel to each one's peer.
-    pub(super) fn set_up(network: &Network, shape: Shape) -> Result<Self> {
-        let mut flows = Vec::new();
-        for number in 0..shape.flows {
-            let flow = Flow::set_up(network, number, &shape);
-            flows.push(flow.with_context(|| format!("client {number}"))?);
-        }
-        let ready = Epoll::new(EpollCreateFlags::empty())?;
-        for (index, flow) in flows.iter().enumerate() {
-            let token = 2 * index as u64;
-            let wanted = |token| EpollEvent::new(EpollFlags::EPOLLIN, token);
-            ready.add(flow.allocation.socket(), wanted(token))?;
-            ready.add(&flow.peer, wanted(token + 1))?;
-        }
-        Ok(Self { shape, flows, ready, buffer: vec![0; 1 << 16], runs: 0 })
-    }
-
-    /// Prolongs allocations and channels.
-    pub(super) fn refresh(&mut self) -> Result<()> {
-        self.flows.iter_mut().zip(CHANNEL..).try_for_each(|(flow, channel)| {
-            let socket = flow.allocation.socket();
-            socket.set_nonblocking(false)?;
-            setsockopt(socket, sockopt::UdpGsoSegment, &0)?;
-            flow.allocation.refresh()?;
-            flow.allocation.bind(channel, flow.peer.local_addr()?)?;
-            flow.make_ready()
-        })
-    }
-
-    /// Offers so many packets a second for so long.
-    pub(super) fn run(&mut self, rate: f64, duration: Duration) -> Result<Transfer> {
-        let runs_per_s = rate / self.shape.run as f64;
-        let (mut sent, mut received, mut missed, mut runs) = (0, 0, 0, 0);
-        let start = Instant::now();
-        let mut elapsed = Duration::ZERO;
-        while elapsed < duration {
-            let due = (elapsed.as_secs_f64() * runs_per_s) as u64 - missed;
-            missed += (due - runs).saturating_sub(ARREARS);
-            let now = (due - runs).min(RUNS_AT_ONCE);
-            for _ in 0..now {
-                sent += self.send()?;
-            }
-            runs += now;
-            let arrived = self.receive()?;
-            received += arrived;
-            if now == 0 && arrived == 0 {
-                thread::sleep(PAUSE);
-            }
-            elapsed = start.elapsed();
-        }
-        while start.elapsed() < elapsed + GRACE {
-            received += self.receive()?;
-        }
-        self.flush()?;
-        let seconds = elapsed.as_secs_f64();
-        Ok(Transfer { sent, received, seconds, effort: sent as f64 / (rate * seconds) })
-    }
-
-    /// Sends the next run. Returns how many datagrams that were.
-    fn send(&mut self) -> Result<u64> {
-        let number = self.runs;
-        self.runs += 1;
-        let (is_up, index) = match self.shape.direction {
-            Direction::Up => (true, number),
-            Direction::Down => (false, number),
-            Direction::Both => (number.is_multiple_of(2), number / 2),
-        };
-        let index = index as usize % self.flows.len();
-        let Some(flow) = self.flows.get(index) else { return Ok(0) };
-        let (socket, run) =
-            if is_up { (flow.allocation.socket(), &flow.up) } else { (&flow.peer, &flow.down) };
-        match socket.send(&run.sent) {
-            Ok(_) => Ok(self.shape.run as u64),
-            // What has no room is lost where it would be lost on a network card.
-            Err(error) if is_passing(&error) => Ok(0),
-            Err(error) => Err(error).context("cannot send"),
-        }
-    }
-
-    /// Takes what has arrived. Returns how many of our datagrams that were.
-    fn receive(&mut self) -> Result<u64> {
-        let mut events = [EpollEvent::empty(); 64];
-        let count = self.ready.wait(&mut events, EpollTimeout::ZERO)?;
-        let mut received = 0;
-        for event in events.iter().take(count) {
-            let Some(flow) = self.flows.get(event.data() as usize / 2) else { continue };
-            let (socket, run) = if event.data().is_multiple_of(2) {
-                (flow.allocation.socket(), &flow.down)
-            } else {
-                (&flow.peer, &flow.up)
-            };
-            match socket.recv(&mut self.buffer) {
-                Ok(length) => {
-                    received += run.count(self.buffer.get(..length).unwrap_or_default());
-                }
-                Err(error) if is_passing(&error) => {}
-                Err(error) => return Err(error).context("cannot receive"),
-            }
-        }
-        Ok(received)
-    }
-
-    /// Waits until nothing comes any more.
-    fn flush(&mut self) -> Result<()> {
-        let start = Instant::now();
-        let mut last = start;
-        while last.elapsed() < SILENCE && start.elapsed() < 20 * SILENCE {
-            if self.receive()? > 0 {
-                last = Instant::now();
-            }
-            thread::sleep(PAUSE);
-        }
-        Ok(())
-    }
-}
-
-impl Flow {
-    fn set_up(network: &Network, number: u32, shape: &Shape) -> Result<Self> {
-        let client = network.clients.enter(|| UdpSocket::bind("10.0.1.2:0"))??;
-        client.connect(RELAY)?;
-        let mut allocation = Allocation::open(client, user_of(number))?;
-        let peer = network.peers.enter(|| UdpSocket::bind(SocketAddrV4::new(PEERS, 0)))??;
-        peer.connect(reached_at(allocation.relayed()))?;
-        let channel = CHANNEL + u16::try_from(number)?;
-        allocation.bind(channel, peer.local_addr()?)?;
-
-        let payload = payload(number, shape.payload);
-        let data = channel_data(channel, &payload);
-        let start = |datagram: &[u8], length| datagram.iter().copied().take(length).collect();
-        let flow = Self {
-            allocation,
-            peer,
-            up: Run {
-                sent: data.repeat(shape.run),
-                start: start(&payload, SMALLEST_PAYLOAD),
-                length: payload.len(),
-            },
-            down: Run {
-                sent: payload.repeat(shape.run),
-                start: start(&data, CHANNEL_HEADER + SMALLEST_PAYLOAD),
-                length: data.len(),
-            },
-        };
-        flow.make_ready()?;
-        Ok(flow)
-    }
-
-    /// Prepares the sockets for runs.
-    fn make_ready(&self) -> Result<()> {
-        let client = self.allocation.socket();
-        for (socket, segment) in [(client, self.down.length), (&self.peer, self.up.length)] {
-            setsockopt(socket, sockopt::UdpGsoSegment, &i32::try_from(segment)?)?;
-            setsockopt(socket, sockopt::UdpGroSegment, &true)?;
-            setsockopt(socket, sockopt::RcvBufForce, &SOCKET_BUFFER)?;
-            setsockopt(socket, sockopt::SndBufForce, &SOCKET_BUFFER)?;
-            socket.set_nonblocking(true)?;
-        }
-        Ok(())
-    }
-}
-
-impl Run {
-    /// How many datagrams of this kind these bytes are.
-    fn count(&self, bytes: &[u8]) -> u64 {
-        let whole = bytes.chunks_exact(self.length);
-        whole.filter(|datagram| datagram.starts_with(&self.start)).count() as u64
-    }
-}
-
-/// Where a peer sends to, to reach an allocation. Relays behind a router would announce another address.
-fn reached_at(relayed: SocketAddr) -> SocketAddr {
-    SocketAddr::new((*RELAY.ip()).into(), relayed.port())
-}
-
-fn payload(flow: u32, length: usize) -> Vec<u8> {
-    let filling = (0..length).map(|index| index as u8).skip(SMALLEST_PAYLOAD);
+/// What a datagram of a flow carries. The byte behind the mark and the number is `filling`, the next ones count on.
+pub(super) fn payload(flow: u32, length: usize, filling: usize) -> Vec<u8> {
+    let filling = (filling..).map(|value| value as u8).take(length - SMALLEST_PAYLOAD);
     MARK.into_iter().chain(flow.to_be_bytes()).chain(filling).collect()
-}
-
-/// Nothing there, no room, or news of a datagram that met nobody.
-fn is_passing(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionRefused)
-        || error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32)
 }
 
 /// The highest rate, in packets per second, that `carries` says yes to, to within a few percent.
@@ -332,17 +161,6 @@ pub(super) fn highest_rate(mut carries: impl FnMut(f64) -> Result<bool>) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_whole_datagrams_of_the_flow_count() {
-        let run =
-            |flow| Run { sent: Vec::new(), start: payload(flow, SMALLEST_PAYLOAD), length: 100 };
-        let joined = payload(7, 100).repeat(3);
-        assert_eq!(run(7).count(&joined), 3);
-        assert_eq!(run(7).count(&joined[..299]), 2);
-        assert_eq!(run(8).count(&joined), 0);
-        assert_eq!(run(7).count(&[]), 0);
-    }
 
     #[test]
     fn the_highest_rate_is_found_in_spite_of_noise() {

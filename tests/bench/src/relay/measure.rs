@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 
 use super::{
     latency::{Latency, Probe},
-    load::{Load, Shape, highest_rate},
+    load::{Kind, Load, Shape, highest_rate},
     subject::Standing,
 };
 use crate::process;
@@ -41,9 +41,9 @@ pub(super) struct Cpu {
 }
 
 /// A relay and the load for it, round after round.
-#[derive(Debug)]
 pub(super) struct Series {
-    load: Load,
+    pub(super) kind: Kind,
+    load: Box<dyn Load>,
     probe: Probe,
     /// Found in the first round.
     rate: Option<f64>,
@@ -53,9 +53,10 @@ pub(super) struct Series {
 }
 
 impl Series {
-    pub(super) fn set_up(standing: &Standing, shape: Shape) -> Result<Self> {
+    pub(super) fn set_up(standing: &Standing, kind: Kind, shape: Shape) -> Result<Self> {
         Ok(Self {
-            load: Load::set_up(&standing.network, shape)?,
+            kind,
+            load: kind.set_up(&standing.network, shape)?,
             probe: Probe::set_up(&standing.network, shape.payload)?,
             rate: None,
             is_bounded_by_load: false,

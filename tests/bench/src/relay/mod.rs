@@ -4,15 +4,19 @@
 //! the other, so that what changes about the machine meanwhile changes for all.
 //!
 //! - [`subject`]: the relays; [`network`]: the cables and processors that they have
-//! - [`turn`]: a client's requests; [`load`]: datagrams to be carried; [`latency`]; [`memory`]
+//! - [`turn`]: a client's requests; [`load`]: datagrams to be carried, which are [`frames`], made by a [`program`] in the
+//!   kernel, or come from [`sockets`]; [`latency`]; [`memory`]
 //! - [`mod@measure`]: one round of one relay; [`report`]: what is printed
 
+mod frames;
 mod latency;
 mod load;
 mod measure;
 mod memory;
 mod network;
+mod program;
 mod report;
+mod sockets;
 mod subject;
 mod turn;
 
@@ -23,7 +27,7 @@ use connlib_e2e::Lab;
 use connlib_interop::tools;
 
 use self::{
-    load::{Direction, SMALLEST_PAYLOAD, Shape},
+    load::{Direction, Kind, MOST_FLOWS, SMALLEST_PAYLOAD, Shape},
     measure::Series,
     network::Cores,
     report::Row,
@@ -39,6 +43,9 @@ pub(crate) struct Arguments {
     /// Measure only this: a part of a relay's name; may be given several times
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
+    /// What the load is made of; all kinds by default
+    #[arg(long, value_enum, value_name = "KIND", value_delimiter = ',')]
+    load: Vec<Kind>,
     /// How long each measurement takes
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=200))]
     seconds: u32,
@@ -46,7 +53,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Clients, each with a peer of its own
-    #[arg(long, value_name = "NUMBER", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=500))]
+    #[arg(long, value_name = "NUMBER", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_FLOWS)))]
     flows: u32,
     /// Bytes that each datagram carries: by default a full packet in WireGuard's wrapping
     #[arg(long, value_name = "BYTES", default_value_t = 1312, value_parser = clap::value_parser!(u32).range(SMALLEST_PAYLOAD as i64..=1400))]
@@ -64,12 +71,14 @@ pub(crate) struct Arguments {
 
 /// A relay that is measured.
 struct Candidate {
-    series: Series,
+    /// One for each kind of load.
+    series: Vec<Series>,
     standing: Standing,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let subjects = subject::select(&arguments.only)?;
+    let kinds = kinds(&arguments.load)?;
     for tool in [tools::IP, tools::ETHTOOL] {
         tool.ensure_present()?;
     }
@@ -82,7 +91,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     cores.make_load()?;
     network::go_before_others()?;
 
-    let result = measure(&lab, &cores, &subjects, arguments);
+    let result = measure(&lab, &cores, &subjects, &kinds, arguments);
     lab::close(lab, result.is_err())?;
     let failures = result?;
     ensure!(failures == 0, "{failures} of the measurements failed");
@@ -90,7 +99,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// Returns how many measurements failed.
-fn measure(lab: &Lab, cores: &Cores, subjects: &[Subject], arguments: &Arguments) -> Result<usize> {
+fn measure(
+    lab: &Lab,
+    cores: &Cores,
+    subjects: &[Subject],
+    kinds: &[Kind],
+    arguments: &Arguments,
+) -> Result<usize> {
     let shape = Shape {
         flows: arguments.flows,
         payload: usize::try_from(arguments.payload)?,
@@ -98,42 +113,56 @@ fn measure(lab: &Lab, cores: &Cores, subjects: &[Subject], arguments: &Arguments
         direction: arguments.direction,
     };
     let duration = Duration::from_secs(arguments.seconds.into());
-    let (mut candidates, mut failures) = set_up(lab, cores, subjects, shape);
+    let (mut candidates, mut failures) = set_up(lab, cores, subjects, kinds, shape);
     ensure!(!candidates.is_empty(), "nothing is left to measure");
 
     if !arguments.json {
         let standing: Vec<_> = candidates.iter().map(|candidate| &candidate.standing).collect();
-        report::explain(&standing, &shape, duration, arguments.rounds, arguments.allocations);
+        let repeated = (arguments.rounds, duration);
+        report::explain(&standing, kinds, &shape, repeated, arguments.allocations);
     }
     for _ in 0..arguments.rounds {
-        for Candidate { series, standing } in &mut candidates {
-            if let Err(error) = series.extend(standing, duration) {
-                failures += 1;
-                eprintln!("failed: {}: {error:#}", standing.subject);
+        for kind in kinds {
+            for Candidate { series, standing } in &mut candidates {
+                for series in series.iter_mut().filter(|series| series.kind == *kind) {
+                    if let Err(error) = series.extend(standing, duration) {
+                        failures += 1;
+                        eprintln!("failed: {} with {kind:?}: {error:#}", standing.subject);
+                    }
+                }
             }
         }
     }
     let mut rows = Vec::new();
     for Candidate { series, standing } in &candidates {
         match memory::resident_with(standing, arguments.allocations) {
-            Ok(rss) => rows.extend(Row::new(standing.subject, series, rss)),
+            Ok(rss) => {
+                rows.extend(series.iter().filter_map(|one| Row::new(standing.subject, one, rss)));
+            }
             Err(error) => {
                 failures += 1;
                 eprintln!("failed: {}: {error:#}", standing.subject);
             }
         }
     }
-    report::print(&rows, arguments.json)?;
+    report::print(&rows, kinds, arguments.json)?;
     Ok(failures)
 }
 
 /// Sets up what can be, and counts what of ours cannot. What this machine or this build lacks is skipped.
-fn set_up(lab: &Lab, cores: &Cores, subjects: &[Subject], shape: Shape) -> (Vec<Candidate>, usize) {
+fn set_up(
+    lab: &Lab,
+    cores: &Cores,
+    subjects: &[Subject],
+    kinds: &[Kind],
+    shape: Shape,
+) -> (Vec<Candidate>, usize) {
     let mut candidates = Vec::new();
     let mut failures = 0;
     for subject in subjects {
         let candidate = Standing::set_up(lab, *subject, cores).and_then(|standing| {
-            Ok(Candidate { series: Series::set_up(&standing, shape)?, standing })
+            let series = kinds.iter().map(|kind| Series::set_up(&standing, *kind, shape));
+            Ok(Candidate { series: series.collect::<Result<_>>()?, standing })
         });
         match candidate {
             Ok(candidate) => candidates.push(candidate),
@@ -145,4 +174,20 @@ fn set_up(lab: &Lab, cores: &Cores, subjects: &[Subject], shape: Shape) -> (Vec<
         }
     }
     (candidates, failures)
+}
+
+/// The kinds of load that are asked for, or else those that can be made.
+fn kinds(asked: &[Kind]) -> Result<Vec<Kind>> {
+    let object = program::object();
+    if asked.is_empty() {
+        if let Err(error) = &object {
+            eprintln!("skipped: frames: {error:#}");
+        }
+        let is_possible = |kind: &Kind| object.is_ok() || *kind != Kind::Frames;
+        return Ok(Kind::ALL.into_iter().filter(is_possible).collect());
+    }
+    if asked.contains(&Kind::Frames) {
+        object?;
+    }
+    Ok(Kind::ALL.into_iter().filter(|kind| asked.contains(kind)).collect())
 }

@@ -5,13 +5,16 @@
 //!    10.1.0.0/16   10.0.1.2  10.0.1.1  10.0.2.1  10.0.2.2
 //! ```
 //!
+//! A load of frames uses the clients' cable alone: most relays have one network card. Its peers are at one of the clients'
+//! addresses.
+//!
 //! The cables behave as network cards do, not as veth pairs: datagrams cross them one by one, already cut, and what is
 //! received is worked on in a thread of its interface (threaded NAPI), where the kernel may join datagrams again (GRO) for
 //! who asked for that. So the kernel's work for the relay can be told from that for the load.
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     path::Path,
     process::{self, Command as System},
 };
@@ -31,6 +34,13 @@ pub(super) const RELAY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 1,
 /// Of the peers.
 pub(super) const PEERS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 const CLIENTS: &str = "10.1.0.0/16";
+/// Of peers on the clients' cable.
+pub(super) const PEERS_BESIDE_CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 1, 255, 1);
+
+/// Where a peer sends to, to reach an allocation. Relays behind a router would announce another address.
+pub(super) fn reached_at(relayed: SocketAddr) -> SocketAddrV4 {
+    SocketAddrV4::new(*RELAY.ip(), relayed.port())
+}
 
 /// Clients on one side, peers on the other, the relay between them.
 #[derive(Debug)]
@@ -38,6 +48,8 @@ pub(super) struct Network {
     pub(super) clients: Namespace,
     pub(super) relay: Router,
     pub(super) peers: Namespace,
+    /// The clients' interface.
+    pub(super) at_clients: String,
     /// The relay's interfaces: towards the clients, towards the peers.
     pub(super) interfaces: [String; 2],
     /// The kernel's threads that receive at these interfaces.
@@ -84,7 +96,7 @@ impl Network {
             }
         }
         let interfaces = [to_clients, to_peers];
-        Ok(Self { clients, relay, peers, interfaces, kernel_threads })
+        Ok(Self { clients, relay, peers, at_clients, interfaces, kernel_threads })
     }
 }
 

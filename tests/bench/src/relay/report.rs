@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{
-    load::Shape,
+    load::{Kind, Shape},
     measure::{Sample, Series},
     subject::{Standing, Subject},
 };
@@ -19,10 +19,11 @@ const HEADINGS: &str = concat!(
     "loss %  p50 us  p99 us  added us  RSS MiB"
 );
 
-/// One relay. The JSON has the fields up to `rss_mib`.
+/// One relay with one kind of load. The JSON has the fields up to `rss_mib`.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Row {
     subject: &'static str,
+    load: Kind,
     packets_per_s: f64,
     packets_per_cpu_s: f64,
     /// Of one, not in percent.
@@ -45,11 +46,11 @@ pub(super) struct Row {
 impl Row {
     /// Sums a series up. None if there is no sample.
     pub(super) fn new(subject: Subject, series: &Series, rss: u64) -> Option<Self> {
-        let row = Self::of(subject, &series.samples, rss)?;
+        let row = Self::of(subject, series.kind, &series.samples, rss)?;
         Some(Self { is_bounded_by_load: series.is_bounded_by_load, ..row })
     }
 
-    fn of(subject: Subject, samples: &[Sample], rss: u64) -> Option<Self> {
+    fn of(subject: Subject, load: Kind, samples: &[Sample], rss: u64) -> Option<Self> {
         let all = |value: fn(&Sample) -> f64| -> Vec<f64> { samples.iter().map(value).collect() };
         let middle = |value| median(all(value));
         let speeds = all(|sample| sample.packets_per_s);
@@ -65,6 +66,7 @@ impl Row {
         let us_per_packet = *shares.get(shares.len() / 2)?;
         Some(Self {
             subject: subject.name(),
+            load,
             packets_per_s: middle(|sample| sample.packets_per_s)?.round(),
             packets_per_cpu_s: middle(|sample| {
                 sample.packets as f64 / sample.cpu.total().as_secs_f64()
@@ -109,9 +111,9 @@ impl Row {
 /// Says on top of a table what was measured and how.
 pub(super) fn explain(
     subjects: &[&Standing],
+    kinds: &[Kind],
     shape: &Shape,
-    duration: Duration,
-    rounds: u32,
+    (rounds, duration): (u32, Duration),
     allocations: u32,
 ) {
     let Shape { flows, payload, run, direction } = shape;
@@ -120,8 +122,11 @@ pub(super) fn explain(
         "{flows} clients, each with an allocation and a channel to a peer of its own; {payload} bytes of payload, {direction:?};\n\
          runs of {run} datagrams of a flow. Clients, relay and peers in three network namespaces, two veth cables, which behave\n\
          as network cards do: datagrams cross them one by one, and the kernel receives in threads. One processor is the relay's\n\
-         and its kernel threads'; all others are clients' and peers'."
+         and its kernel threads'; all others are clients' and peers'. The load is made of:"
     );
+    for kind in kinds {
+        println!("  {:<17}  {}", kind.to_string(), kind.description());
+    }
     println!("Medians of {rounds} rounds of {duration:?}, the relays in turn:");
     for standing in subjects {
         println!("  {:<17}  {}", standing.subject.name(), standing.subject.description());
@@ -131,18 +136,23 @@ pub(super) fn explain(
          (>: a higher one could not be made). CPU: the relay's process, which sends, and the kernel's threads that receive for\n\
          it, in the place of soft interrupts. ratio: packets per CPU second, to {REFERENCE}. p50, p99: a datagram's time from\n\
          client to peer, 1000 a second and nothing else; added: to what it takes on the same cables if the relay's kernel\n\
-         forwards, medians. RSS: with {allocations} allocations more."
+         forwards, medians; always of sockets. RSS: with {allocations} allocations more."
     );
-    println!("\n{HEADINGS}");
 }
 
-pub(super) fn print(rows: &[Row], as_json: bool) -> anyhow::Result<()> {
-    let reference = rows.iter().find(|row| row.subject == REFERENCE.name());
-    for row in rows {
-        if as_json {
-            println!("{}", serde_json::to_string(row)?);
-        } else {
-            println!("{}", row.line(reference));
+pub(super) fn print(rows: &[Row], kinds: &[Kind], as_json: bool) -> anyhow::Result<()> {
+    for kind in kinds {
+        let rows = || rows.iter().filter(|row| row.load == *kind);
+        let reference = rows().find(|row| row.subject == REFERENCE.name());
+        if !as_json {
+            println!("\n{kind}\n{HEADINGS}");
+        }
+        for row in rows() {
+            if as_json {
+                println!("{}", serde_json::to_string(row)?);
+            } else {
+                println!("{}", row.line(reference));
+            }
         }
     }
     Ok(())
@@ -181,7 +191,7 @@ mod tests {
 
     fn row(subject: Subject, packets: &[u64]) -> Row {
         let samples: Vec<Sample> = packets.iter().copied().map(sample).collect();
-        Row::of(subject, &samples, 12 << 20).unwrap()
+        Row::of(subject, Kind::Frames, &samples, 12 << 20).unwrap()
     }
 
     #[test]
@@ -196,7 +206,7 @@ mod tests {
         assert_eq!(row.slowest_and_fastest, (5e5, 1.5e6));
         let (process, kernel) = row.us_per_packet;
         assert!((process - 0.45).abs() < 1e-9 && (kernel - 0.05).abs() < 1e-9);
-        assert!(Row::of(Subject::Relay, &[], 0).is_none());
+        assert!(Row::of(Subject::Relay, Kind::Sockets, &[], 0).is_none());
     }
 
     #[test]
@@ -205,6 +215,7 @@ mod tests {
         let Value::Object(fields) = &row else { panic!("not an object") };
         let agreed = [
             "subject",
+            "load",
             "packets_per_s",
             "packets_per_cpu_s",
             "loss",
@@ -215,6 +226,7 @@ mod tests {
         let names: BTreeSet<&str> = fields.keys().map(String::as_str).collect();
         assert_eq!(names, BTreeSet::from(agreed));
         assert_eq!(row["subject"], "connlib-relay-xdp");
+        assert_eq!(row["load"], "frames");
     }
 
     #[test]
