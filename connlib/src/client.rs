@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use connlib_link::SendQueue;
+use connlib_link::{SendQueue, StreamServer};
 use connlib_net::dns_control::{DnsControl, Method};
 use connlib_net::events::{Event as SystemEvent, Events};
 use connlib_net::netlink::SOCKET_MARK;
@@ -33,7 +33,7 @@ use crate::convert;
 use crate::dns::{Answer, Carrier};
 use crate::doh::Https;
 use crate::gateway::{datagrams, host_addresses, shown};
-use crate::io::{Io, PacketTunnel};
+use crate::io::{Connector, Io, PacketTunnel};
 use crate::logged::{Chain, Logged};
 use crate::portal::{PortalSettings, socket_options};
 use crate::relays::PortalRelays;
@@ -90,7 +90,7 @@ pub async fn run(
 ) -> Result<(), SessionError> {
     let mut session = Session::start(&settings)?;
     let result = session.run(&mut commands, &mut report).await;
-    session.shut_down(&mut report);
+    session.shut_down(&mut report).await;
     report(Event::Ended(Counters { tunnel: session.tunnel.stats(), io: session.io.stats() }));
     session.restore().await;
     result
@@ -123,8 +123,11 @@ impl Session {
         let resolvers = SystemResolvers::default();
         let portal_config =
             settings.portal.config(COMPONENT, PROTOCOL_VERSION, tunnel.public_key());
-        let portal = PortalClient::new(portal_config, network(&resolvers))?;
-        let mut io = Io::new(udp::UdpSockets::bind(socket_options(Some(SOCKET_MARK)))?);
+        let network = network(&resolvers);
+        let connector = Connector::new(Arc::clone(&network.sockets));
+        let portal = PortalClient::new(portal_config, network.clone())?;
+        let sockets = udp::UdpSockets::bind(socket_options(Some(SOCKET_MARK)))?;
+        let mut io = Io::new(sockets, connector);
         let tun = Tun::open(&settings.tun, Offloads::ALL)?;
         LinkSettings::default().apply(&settings.tun)?;
         io.set_tun(tun);
@@ -135,7 +138,7 @@ impl Session {
         resolvers.set(system.resolvers());
         tunnel.set_system_resolvers(system.resolvers().to_vec(), now);
         let host = Host::new(&settings.tun, dns)?;
-        let https = Https::new(network(&resolvers), settings.portal.extra_ca_file.clone());
+        let https = Https::new(network, settings.portal.extra_ca_file.clone());
         let mut session = Self {
             tunnel,
             io,
@@ -215,6 +218,7 @@ impl Session {
         loop {
             match self.tunnel.poll_output(Instant::now()) {
                 Output::Transmit(transmit) => self.io.transmit(&transmit),
+                Output::Stream(request) => self.io.handle_stream(request),
                 Output::TunPacket(packet) => self.io.deliver_packet(&packet),
                 Output::Event(ClientEvent::TunConfig(config)) => {
                     self.host.config = Some(config);
@@ -458,9 +462,10 @@ impl Session {
     }
 
     /// Says goodbye.
-    fn shut_down(&mut self, report: &mut impl FnMut(Event)) {
+    async fn shut_down(&mut self, report: &mut impl FnMut(Event)) {
         self.tunnel.shutdown(Instant::now());
         let _ = self.drain(report);
+        self.io.finish().await;
     }
 
     async fn restore(self) {
@@ -489,5 +494,13 @@ impl PacketTunnel for ClientTunnel {
 
     fn handle_datagrams(&mut self, run: udp::Run<'_>, batch: &mut PacketBatch, now: Instant) {
         self.handle_datagrams(datagrams(&run), batch, now);
+    }
+
+    fn handle_stream_opened(&mut self, server: StreamServer, local: SocketAddr, now: Instant) {
+        self.handle_stream_opened(server, local, now);
+    }
+
+    fn handle_stream_closed(&mut self, server: StreamServer, now: Instant) {
+        self.handle_stream_closed(server, now);
     }
 }

@@ -3,9 +3,10 @@
 mod host;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
-use connlib_link::SendQueue;
+use connlib_link::{SendQueue, StreamServer};
 use connlib_net::events::{Event as SystemEvent, Events};
 use connlib_net::netlink::Ipv6Support;
 use connlib_net::nft::Masquerade;
@@ -27,7 +28,7 @@ use self::host::{Host, InterfaceConfig};
 use crate::command::{Command, Commands, Counters, SessionError, seed};
 use crate::convert;
 use crate::gateway_dns::DnsServer;
-use crate::io::{Io, PacketTunnel};
+use crate::io::{Connector, Io, PacketTunnel};
 use crate::logged::{Chain, Logged};
 use crate::portal::{PortalSettings, socket_options};
 use crate::relays::PortalRelays;
@@ -76,7 +77,7 @@ pub async fn run(
 ) -> Result<(), SessionError> {
     let mut session = Session::start(&settings)?;
     let result = session.run(&mut commands, &mut report).await;
-    session.shut_down();
+    session.shut_down().await;
     report(Event::Ended(Counters { tunnel: session.tunnel.stats(), io: session.io.stats() }));
     session.restore();
     result
@@ -105,8 +106,10 @@ impl Session {
         let tunnel = GatewayTunnel::new(&config, now);
         let portal_config =
             settings.portal.config(COMPONENT, PROTOCOL_VERSION, tunnel.public_key());
-        let portal = PortalClient::new(portal_config, Network::default())?;
-        let mut io = Io::new(udp::UdpSockets::bind(socket_options(None))?);
+        let network = Network::default();
+        let connector = Connector::new(Arc::clone(&network.sockets));
+        let portal = PortalClient::new(portal_config, network)?;
+        let mut io = Io::new(udp::UdpSockets::bind(socket_options(None))?, connector);
         let tun = Tun::open(&settings.tun, Offloads::ALL)?;
         // What we forward was joined by GRO before and must not be cut again: no limit for super-packets.
         LinkSettings::default().apply(&settings.tun)?;
@@ -177,6 +180,7 @@ impl Session {
         loop {
             match self.tunnel.poll_output() {
                 Output::Transmit(transmit) => self.io.transmit(&transmit),
+                Output::Stream(request) => self.io.handle_stream(request),
                 Output::TunPacket(packet) => self.io.deliver_packet(&packet),
                 Output::Event(event) => self.handle_tunnel(event),
                 Output::Timeout(at) => {
@@ -403,9 +407,10 @@ impl Session {
     }
 
     /// Says goodbye.
-    fn shut_down(&mut self) {
+    async fn shut_down(&mut self) {
         self.tunnel.shutdown(Instant::now());
         self.drain();
+        self.io.finish().await;
     }
 
     fn restore(self) {
@@ -434,6 +439,14 @@ impl PacketTunnel for GatewayTunnel {
 
     fn handle_datagrams(&mut self, run: udp::Run<'_>, batch: &mut PacketBatch, now: Instant) {
         self.handle_datagrams(datagrams(&run), batch, now);
+    }
+
+    fn handle_stream_opened(&mut self, server: StreamServer, local: SocketAddr, now: Instant) {
+        self.handle_stream_opened(server, local, now);
+    }
+
+    fn handle_stream_closed(&mut self, server: StreamServer, now: Instant) {
+        self.handle_stream_closed(server, now);
     }
 }
 

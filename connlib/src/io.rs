@@ -1,17 +1,24 @@
 //! Packets between the TUN device, a tunnel and the sockets: read a burst, decide, encrypt, send, all on one thread.
 
+mod device;
+mod streams;
+
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use connlib_link::{SendQueue, Transmit};
+use connlib_link::{SendQueue, StreamRequest, StreamServer, Transmit};
 use connlib_net::retry::Retry;
 use connlib_net::tun::{READ_BUFFER, Tun};
 use connlib_net::udp::{self, RECEIVE_BUFFER, UdpSockets};
-use connlib_packet::{PacketBatch, Scratch, TunPacket};
+use connlib_packet::{PacketBatch, TunPacket};
 
 use crate::logged::Chain;
+use device::Device;
+use streams::{StreamEvent, Streams};
+
+pub(crate) use streams::Connector;
 
 /// Reads in a row before the other direction gets its turn: what waits there, an acknowledgement perhaps, waits as long.
 const READS_PER_TURN: usize = 4;
@@ -19,17 +26,22 @@ const READS_PER_TURN: usize = 4;
 /// Datagrams that wait to be sent. Room for two super-packets: more would only be latency.
 const SEND_QUEUE: usize = 192 * 1024;
 
-/// Packets on their way to applications: one full run of received datagrams and some.
-const BATCH_BYTES: usize = 160 * 1024;
-const BATCH_PACKETS: usize = 512;
+/// How long the end of a session may wait for streams.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// A client's or a gateway's tunnel, as far as its packets are concerned.
 pub(crate) trait PacketTunnel {
     /// Takes a packet from the TUN device; what is to be sent goes to `queue`.
     fn handle_tun(&mut self, packet: TunPacket<'_>, queue: &mut SendQueue, now: Instant);
 
-    /// Takes datagrams from a socket; what is for applications goes to `batch`.
+    /// Takes datagrams from a socket or a stream; what is for applications goes to `batch`.
     fn handle_datagrams(&mut self, run: udp::Run<'_>, batch: &mut PacketBatch, now: Instant);
+
+    /// A stream that was asked for is connected, and has this address of ours.
+    fn handle_stream_opened(&mut self, server: StreamServer, local: SocketAddr, now: Instant);
+
+    /// A stream that was asked for is gone, or could not be had.
+    fn handle_stream_closed(&mut self, server: StreamServer, now: Instant);
 }
 
 /// What was lost between the kernel and us.
@@ -39,20 +51,18 @@ pub struct IoStats {
     pub malformed: u64,
     /// Packets that the TUN device did not take.
     pub not_delivered: u64,
-    /// Datagrams (or runs of them) that the sockets did not take.
+    /// Datagrams (or runs of them) that the sockets or streams did not take.
     pub not_sent: u64,
 }
 
 /// The device, the sockets and the buffers between them.
-#[derive(Debug)]
 pub(crate) struct Io {
-    tun: Option<Tun>,
+    device: Device,
     sockets: UdpSockets,
+    streams: Streams,
     queue: SendQueue,
     /// How much of the queue the kernel has taken, when it takes no more for now.
     blocked: Option<Blocked>,
-    batch: PacketBatch,
-    scratch: Scratch,
     tun_buffer: Box<[u8]>,
     udp_buffer: Box<[u8]>,
     stats: IoStats,
@@ -66,14 +76,14 @@ struct Blocked {
 }
 
 impl Io {
-    pub(crate) fn new(sockets: UdpSockets) -> Self {
+    /// Streams to relays are made by `connector`.
+    pub(crate) fn new(sockets: UdpSockets, connector: Connector) -> Self {
         Self {
-            tun: None,
+            device: Device::new(),
             sockets,
+            streams: Streams::new(connector),
             queue: SendQueue::new(SEND_QUEUE),
             blocked: None,
-            batch: PacketBatch::new(BATCH_BYTES, BATCH_PACKETS),
-            scratch: Scratch::default(),
             tun_buffer: vec![0; READ_BUFFER].into_boxed_slice(),
             udp_buffer: vec![0; RECEIVE_BUFFER].into_boxed_slice(),
             stats: IoStats::default(),
@@ -82,15 +92,22 @@ impl Io {
 
     /// Replaces the device.
     pub(crate) fn set_tun(&mut self, tun: Tun) {
-        self.tun = Some(tun);
+        self.device.tun = Some(tun);
     }
 
     pub(crate) fn sockets(&self) -> &UdpSockets {
         &self.sockets
     }
 
-    /// Makes new sockets, as the network has changed. If there are none to be had, `retry` says when to call this again.
+    /// Connects streams and leaves them.
+    pub(crate) fn handle_stream(&mut self, request: StreamRequest) {
+        self.streams.handle(request);
+    }
+
+    /// Makes new sockets, as the network has changed, and leaves the streams. If there are none to be had, `retry` says when
+    /// to call this again.
     pub(crate) fn rebind(&mut self, retry: &mut Retry) {
+        self.streams.reset();
         self.queue.clear();
         self.blocked = None;
         match self.sockets.rebind() {
@@ -103,8 +120,15 @@ impl Io {
         }
     }
 
+    /// Waits until streams have taken what was sent, for a moment: nobody will afterwards.
+    pub(crate) async fn finish(&mut self) {
+        if tokio::time::timeout(FAREWELL, self.streams.flush()).await.is_err() {
+            tracing::debug!("a relay did not take the last words");
+        }
+    }
+
     pub(crate) fn stats(&self) -> IoStats {
-        self.stats
+        IoStats { not_delivered: self.device.not_delivered, ..self.stats }
     }
 
     /// Waits until [`pump`](Self::pump) has something to do. Cancel safe.
@@ -112,16 +136,17 @@ impl Io {
     /// # Errors
     ///
     /// The device or the runtime is gone.
-    pub(crate) async fn ready(&self) -> io::Result<()> {
+    pub(crate) async fn ready(&mut self) -> io::Result<()> {
         if let Some(blocked) = self.blocked {
             // Nothing more is read from the device until the kernel takes what there is.
             return tokio::select! {
                 result = self.sockets.writable(blocked.destination) => result,
                 result = self.sockets.readable() => result,
+                () = self.streams.ready() => Ok(()),
             };
         }
         let tun = async {
-            match &self.tun {
+            match &self.device.tun {
                 Some(tun) => tun.readable().await,
                 None => pending().await,
             }
@@ -129,6 +154,7 @@ impl Io {
         tokio::select! {
             result = self.sockets.readable() => result,
             result = tun => result,
+            () = self.streams.ready() => Ok(()),
         }
     }
 
@@ -139,6 +165,7 @@ impl Io {
     /// The device is gone.
     pub(crate) fn pump(&mut self, tunnel: &mut impl PacketTunnel) -> io::Result<()> {
         self.receive(tunnel);
+        self.take_streams(tunnel);
         if self.blocked.is_some() {
             self.flush(usize::MAX);
         }
@@ -160,35 +187,37 @@ impl Io {
                 }
             };
             let length = run.bytes.len();
-            tunnel.handle_datagrams(run, &mut self.batch, Instant::now());
+            tunnel.handle_datagrams(run, &mut self.device.batch, Instant::now());
             // A short run means that the socket is about to be empty: what is there may still grow together.
-            if length > RECEIVE_BUFFER / 2 || self.batch.len() >= BATCH_PACKETS / 2 {
-                self.deliver();
+            if length > RECEIVE_BUFFER / 2 || self.device.is_half_full() {
+                self.device.deliver();
             }
         }
-        self.deliver();
+        self.device.deliver();
     }
 
-    /// Hands the batch to the device, packets of one flow joined.
-    fn deliver(&mut self) {
-        if self.batch.is_empty() {
-            return;
-        }
-        if let Some(tun) = &mut self.tun {
-            for write in self.batch.coalesce(tun.coalesce(), &mut self.scratch).iter() {
-                if let Err(e) = tun.write(&write) {
-                    self.stats.not_delivered += 1;
-                    tracing::trace!(error = %e, "the TUN device did not take a packet");
+    /// The same, where relays are reached by streams.
+    fn take_streams(&mut self, tunnel: &mut impl PacketTunnel) {
+        let Self { streams, device, .. } = self;
+        streams.take(|event| match event {
+            StreamEvent::Opened { server, local } => {
+                tunnel.handle_stream_opened(server, local, Instant::now());
+            }
+            StreamEvent::Closed(server) => tunnel.handle_stream_closed(server, Instant::now()),
+            StreamEvent::Received(run) => {
+                tunnel.handle_datagrams(run, &mut device.batch, Instant::now());
+                if device.is_half_full() {
+                    device.deliver();
                 }
             }
-        }
-        self.batch.clear();
+        });
+        device.deliver();
     }
 
     /// Applications to network.
     fn read(&mut self, tunnel: &mut impl PacketTunnel) -> io::Result<()> {
         for _ in 0..READS_PER_TURN {
-            let Some(tun) = &mut self.tun else { return Ok(()) };
+            let Some(tun) = &mut self.device.tun else { return Ok(()) };
             let (offload, len) = match tun.read(&mut self.tun_buffer) {
                 Ok(read) => read,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
@@ -224,6 +253,10 @@ impl Io {
                 Some(blocked) if index == blocked.run => blocked.sent,
                 _ => 0,
             };
+            if let Some(dropped) = self.streams.send(run.path, run.segment_size, bytes) {
+                self.stats.not_sent += dropped;
+                continue;
+            }
             let mut transmit = udp::Transmit {
                 source: run.path.local.map(|local| local.ip()),
                 destination: run.path.remote,
@@ -250,6 +283,11 @@ impl Io {
 
     /// Sends one datagram that isn't part of a batch. Lost, as on the way, if the kernel does not take it.
     pub(crate) fn transmit(&mut self, transmit: &Transmit) {
+        let payload = &transmit.payload;
+        if let Some(dropped) = self.streams.send(transmit.path, payload.len(), payload) {
+            self.stats.not_sent += dropped;
+            return;
+        }
         let mut transmit = udp::Transmit {
             source: transmit.path.local.map(|local| local.ip()),
             destination: transmit.path.remote,
@@ -265,12 +303,7 @@ impl Io {
 
     /// Hands one packet of our own to applications.
     pub(crate) fn deliver_packet(&mut self, packet: &[u8]) {
-        if let Some(tun) = &mut self.tun
-            && let Err(e) = tun.write_packet(packet)
-        {
-            self.stats.not_delivered += 1;
-            tracing::debug!(error = %e, "the TUN device did not take a packet of ours");
-        }
+        self.device.deliver_packet(packet);
     }
 }
 
@@ -280,6 +313,7 @@ mod tests {
     use std::process::Command;
 
     use connlib_net::udp::{Options, PREFERRED_PORT};
+    use connlib_portal_api::client::Network;
     use nix::sched::{CloneFlags, unshare};
 
     use super::*;
@@ -294,6 +328,10 @@ mod tests {
         fn handle_datagrams(&mut self, run: udp::Run<'_>, _: &mut PacketBatch, _: Instant) {
             self.0.push(run.bytes.to_vec());
         }
+
+        fn handle_stream_opened(&mut self, _: StreamServer, _: SocketAddr, _: Instant) {}
+
+        fn handle_stream_closed(&mut self, _: StreamServer, _: Instant) {}
     }
 
     /// Of both families.
@@ -312,7 +350,8 @@ mod tests {
             let mut builder = tokio::runtime::Builder::new_current_thread();
             builder.enable_all().start_paused(true).build().unwrap().block_on(async {
                 let preferred = taken(PREFERRED_PORT);
-                let mut io = Io::new(UdpSockets::bind(Options::default()).unwrap());
+                let connector = Connector::new(Network::default().sockets);
+                let mut io = Io::new(UdpSockets::bind(Options::default()).unwrap(), connector);
                 let range = "/proc/sys/net/ipv4/ip_local_port_range";
                 std::fs::write(range, "50000 50000").unwrap();
                 let last = taken(50000);
@@ -334,7 +373,7 @@ mod tests {
                 io.ready().await.unwrap();
                 io.pump(&mut notes).unwrap();
                 assert_eq!(notes.0, [b"hello"]);
-                let hour = std::time::Duration::from_secs(3600);
+                let hour = Duration::from_secs(3600);
                 assert!(tokio::time::timeout(hour, retry.due()).await.is_err());
             });
         });

@@ -17,6 +17,7 @@
 //!     match node.poll_output() {
 //!         Output::Transmit(transmit) => { /* send `transmit.payload` along `transmit.path` */ }
 //!         Output::Event(event) => { /* tell the portal or the tunnel */ }
+//!         Output::Stream(request) => println!("connect to a relay, or leave it: {request:?}"),
 //!         Output::Timeout(at) => break at,
 //!     }
 //! };
@@ -36,7 +37,8 @@
 //!   answers on the path on which the last authenticated packet came, so that a client that roams needs no signalling.
 //!
 //! A relayed path (TURN) is one more [`Path`], whose local address is the relay's: only the node, at its edge, puts a
-//! channel's header in front and sends to the relay. Which relays there are is up to [`Node::set_relays`]; a link needs
+//! channel's header in front and sends to the relay; or puts it into a stream to the relay, where a network lets no
+//! datagrams through. Which relays there are is up to [`Node::set_relays`]; a link needs
 //! none where a direct path works.
 #![forbid(unsafe_code)]
 
@@ -58,7 +60,7 @@ pub use boringtun::x25519::{PublicKey, StaticSecret};
 pub use deadlines::Deadlines;
 pub use link::{IceCredentials, LinkConfig, Role};
 pub use node::{Datagram, Node, NodeConfig, Opened, SealError, Upsert};
-pub use output::{Event, Failure, Output, Path, PeerId, Transmit};
+pub use output::{Event, Failure, Output, Path, PeerId, StreamRequest, StreamServer, Transmit};
 pub use relays::{Relay, RelayCredentials};
 pub use send_queue::{Run, SendQueue};
 

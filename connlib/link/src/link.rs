@@ -49,6 +49,9 @@ const IDLE_AFTER: Duration = Duration::from_secs(10);
 /// A peer that was heard within this time still has its session.
 const LIVELY: Duration = Duration::from_secs(2);
 
+/// A path that nothing was heard on for so long may not work any more.
+const DOUBTFUL: Duration = Duration::from_secs(1);
+
 pub(crate) struct Link {
     config: LinkConfig,
     ice: Ice,
@@ -242,6 +245,20 @@ impl Link {
     ) {
         self.ice.handle_stun(local, remote, message, now);
         self.drive(now, out);
+    }
+
+    /// Datagrams don't get through to where they did before. If nothing is heard on a path without a relay either, it has
+    /// to prove itself once more, or others are taken.
+    pub(crate) fn doubt_direct(&mut self, now: Instant, out: &mut VecDeque<Output>) {
+        let local = self.connected_path().and_then(|path| path.local);
+        let is_direct = local.is_some_and(|local| !self.ice.is_from_relay(local));
+        let is_silent = now >= self.last_heard() + DOUBTFUL;
+        if self.config.role == Role::Controlling && is_direct && is_silent {
+            self.ice.check_direct_again();
+            self.direct_tries.begin(now);
+            self.wake(now);
+            self.drive(now, out);
+        }
     }
 
     /// Encrypts a packet into the queue, to leave by a relay's channel if that is what the path needs; or keeps it until

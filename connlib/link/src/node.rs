@@ -18,7 +18,7 @@ use crate::gate::{Admitted, Gate};
 use crate::index::LinkIndex;
 use crate::link::{Fate, Link, LinkConfig, Received};
 use crate::links::Links;
-use crate::output::{Event, Output, Path, PeerId, Transmit};
+use crate::output::{Event, Output, Path, PeerId, StreamServer, Transmit};
 use crate::relays::{Relay, Relays};
 use crate::send_queue::SendQueue;
 use crate::stun_servers::StunServers;
@@ -164,6 +164,21 @@ impl Node {
         self.update_candidates(now);
     }
 
+    /// A stream that was asked for ([`Output::Stream`]) is connected. What comes by it goes to [`Node::open`], message by
+    /// message, as datagrams between `local`, which is our end's address, and the server's.
+    pub fn handle_stream_opened(&mut self, server: StreamServer, local: SocketAddr, now: Instant) {
+        self.now = now;
+        self.relays.handle_stream_opened(server, local, now);
+        self.review_relays(now);
+    }
+
+    /// A stream that was asked for is gone, or could not be had. It is asked for again if there is need.
+    pub fn handle_stream_closed(&mut self, server: StreamServer, now: Instant) {
+        self.now = now;
+        self.relays.handle_stream_closed(server, now);
+        self.review_relays(now);
+    }
+
     /// Gives all allocations back, after what waits to be sent: for the end of this process, whose addresses the next one
     /// may have.
     pub fn release_relays(&mut self, now: Instant) {
@@ -277,6 +292,9 @@ impl Node {
         loop {
             if let Some(transmit) = self.relays.poll_transmit() {
                 return Output::Transmit(transmit);
+            }
+            if let Some(request) = self.relays.poll_stream_request() {
+                return Output::Stream(request);
             }
             let Some(output) = self.outputs.pop_front() else {
                 return Output::Timeout(self.next_timeout());
@@ -420,6 +438,9 @@ impl Node {
         if self.relays.take_change().is_some() {
             self.update_candidates(now);
         }
+        if self.relays.take_turn() {
+            self.with_each(|link, out| link.doubt_direct(now, out));
+        }
         if self.relays.take_question() {
             self.outputs.push_back(Output::Event(Event::NoRelays));
         }
@@ -427,10 +448,15 @@ impl Node {
 
     fn update_candidates(&mut self, now: Instant) {
         let mappings = self.stun_servers.mappings();
-        self.locals = LocalCandidates::new(&self.hosts, mappings, &self.relays.relayed());
+        let locals = LocalCandidates::new(&self.hosts, mappings, &self.relays.relayed());
+        self.with_each(|link, out| link.set_local_candidates(&locals, now, out));
+        self.locals = locals;
+    }
+
+    fn with_each(&mut self, mut f: impl FnMut(&mut Link, &mut VecDeque<Output>)) {
         for slot in self.links.slots() {
             if let Some(link) = self.links.at(slot) {
-                link.set_local_candidates(&self.locals, now, &mut self.outputs);
+                f(link, &mut self.outputs);
                 self.settle(slot);
             }
         }

@@ -49,11 +49,42 @@ pub struct Transmit {
     pub payload: Vec<u8>,
 }
 
+/// A relay's address for TURN by a stream (RFC 8656 §2.1): for networks that let no datagrams through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StreamServer {
+    /// A TCP connection.
+    Tcp(SocketAddr),
+    /// TLS in a TCP connection.
+    Tls(SocketAddr),
+}
+
+impl StreamServer {
+    /// What to connect to.
+    pub fn address(self) -> SocketAddr {
+        match self {
+            Self::Tcp(address) | Self::Tls(address) => address,
+        }
+    }
+}
+
+/// What is to be done about a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamRequest {
+    /// Connect to this, and tell [`Node::handle_stream_opened`](crate::Node::handle_stream_opened) or, if that fails,
+    /// [`Node::handle_stream_closed`](crate::Node::handle_stream_closed).
+    Open(StreamServer),
+    /// Leave it, connected or not.
+    Close(StreamServer),
+}
+
 /// One step of [`Node::poll_output`](crate::Node::poll_output).
 #[derive(Debug)]
 pub enum Output {
-    /// Send this datagram.
+    /// Send this datagram; or, if a stream is connected between these addresses, put it into that, padded to a multiple
+    /// of four bytes (RFC 8656 §12.5).
     Transmit(Transmit),
+    /// A stream to a relay is wanted, or not any more.
+    Stream(StreamRequest),
     /// Something happened.
     Event(Event),
     /// Nothing else is queued: call [`Node::handle_timeout`](crate::Node::handle_timeout) at this time at the latest.

@@ -7,8 +7,10 @@
 mod allocation;
 mod channels;
 mod requests;
+mod review;
 mod session;
 mod starvation;
+mod streams;
 mod watch;
 
 use std::collections::VecDeque;
@@ -20,17 +22,18 @@ use rand_chacha::ChaCha20Rng;
 use uuid::Uuid;
 
 use crate::node::Datagram;
-use crate::output::{Path, Transmit};
-use crate::stun_servers::{Mapping, Reached, StunServers};
-use allocation::{Allocation, Carrier, Outbox, Refusal, State};
+use crate::output::{Path, StreamRequest, StreamServer, Transmit};
+use crate::stun_servers::Mapping;
+use allocation::{Allocation, Carrier, Outbox};
 pub use session::RelayCredentials;
 use starvation::Starvation;
+use streams::Streams;
 
 /// Relays that we have allocations on at a time.
 const ALLOCATIONS: usize = 2;
 
-/// Those that are about to be given back come on top.
-const MAX_ALLOCATIONS: usize = 4;
+/// Those that are about to be given back come on top, and one by a stream.
+const MAX_ALLOCATIONS: usize = 5;
 
 /// Relays beyond this many are ignored.
 const MAX_RELAYS: usize = 16;
@@ -66,8 +69,12 @@ pub(crate) struct Relays {
     relays: Vec<Entry>,
     allocations: Vec<Held>,
     outbox: Outbox,
+    streams: Streams,
+    hosts: Vec<SocketAddr>,
     starvation: Starvation,
     wants_others: bool,
+    /// What had to go by a stream is about to.
+    has_turned: bool,
     /// What the links know of.
     announced: Relayed,
 }
@@ -95,6 +102,12 @@ struct Held {
     withdrawn: Option<Instant>,
 }
 
+impl Held {
+    fn is_stream(&self) -> bool {
+        self.allocation.carrier().is_stream
+    }
+}
+
 /// How a datagram with one of our addresses at a relay leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Channel {
@@ -117,8 +130,11 @@ impl Relays {
             relays: Vec::new(),
             allocations: Vec::new(),
             outbox: Outbox { transmits: VecDeque::new(), rng },
+            streams: Streams::default(),
+            hosts: Vec::new(),
             starvation: Starvation::default(),
             wants_others: false,
+            has_turned: false,
             announced: Relayed::default(),
         }
     }
@@ -150,10 +166,13 @@ impl Relays {
 
     /// This machine has other addresses: an allocation belongs to the one that it was made from (RFC 8656 §3.2).
     pub(crate) fn set_hosts(&mut self, hosts: &[SocketAddr], now: Instant) {
+        self.hosts = hosts.to_vec();
         self.allocations.retain(|held| {
-            let Carrier::Udp { local, .. } = held.allocation.carrier();
-            hosts.contains(&local)
+            let Carrier { local, is_stream, .. } = held.allocation.carrier();
+            // A stream has a port of its own.
+            hosts.iter().any(|host| *host == local || is_stream && host.ip() == local.ip())
         });
+        self.streams.restart(now);
         for entry in &mut self.relays {
             (entry.retry_at, entry.backoff) = (None, FIRST_BACKOFF);
         }
@@ -165,20 +184,55 @@ impl Relays {
     /// A server has told us how it sees us. If that has changed, relays don't know us any more.
     pub(crate) fn handle_mapping(&mut self, server: SocketAddr, is_new: bool, now: Instant) {
         for held in self.allocations.iter_mut().filter(|_| is_new) {
-            let Carrier::Udp { server: relay, .. } = held.allocation.carrier();
-            if relay == server {
+            let Carrier { server: relay, is_stream, .. } = held.allocation.carrier();
+            if relay == server && !is_stream {
                 held.allocation.probe(now, &mut self.outbox);
             }
         }
     }
 
-    /// Our addresses at relays: the nearest relay first.
+    /// A stream that was asked for is connected.
+    pub(crate) fn handle_stream_opened(
+        &mut self,
+        server: StreamServer,
+        local: SocketAddr,
+        now: Instant,
+    ) {
+        // Paths say by their addresses whether they are streams: none may have the address of our socket.
+        let is_wanted =
+            self.streams.are_wanted() && !self.has_stream() && !self.hosts.contains(&local);
+        let has_room = self.allocations.len() < MAX_ALLOCATIONS;
+        let Some(opened) = self.streams.opened(server, local, is_wanted && has_room, now) else {
+            return;
+        };
+        // INVARIANT: ways to relays that are not listed any more, or without credentials, are closed as unused.
+        let of_relay = |entry: &&Entry| entry.relay.id == opened.relay;
+        let entry = self.relays.iter().find(of_relay);
+        let Some(credentials) = entry.and_then(|entry| entry.relay.credentials.clone()) else {
+            return;
+        };
+        let carrier = Carrier { local, server: server.address(), is_stream: true };
+        self.allocate(opened.relay, carrier, opened.took, credentials, now);
+    }
+
+    /// A stream that was asked for is gone, or could not be had.
+    pub(crate) fn handle_stream_closed(&mut self, server: StreamServer, now: Instant) {
+        let Some(local) = self.streams.closed(server, now) else { return };
+        self.allocations.retain(|held| {
+            let carrier = held.allocation.carrier();
+            !carrier.is_stream || carrier.local != local
+        });
+    }
+
+    /// Our addresses at relays: the nearest relay first, those by streams last.
     pub(crate) fn relayed(&self) -> Relayed {
         let mut held: Vec<_> = self.allocations.iter().collect();
-        held.sort_by_key(|held| held.allocation.round_trip());
+        held.sort_by_key(|Held { allocation, .. }| {
+            (allocation.carrier().is_stream, allocation.round_trip())
+        });
         let mut relayed = Relayed::default();
         for Held { allocation, withdrawn, .. } in held {
-            let Carrier::Udp { local, .. } = allocation.carrier();
+            let Carrier { local, .. } = allocation.carrier();
             match withdrawn {
                 None => {
                     let mappings = allocation.relayed().map(|mapped| Mapping { local, mapped });
@@ -203,6 +257,11 @@ impl Relays {
     /// Whether the portal should be asked for other relays.
     pub(crate) fn take_question(&mut self) -> bool {
         std::mem::take(&mut self.wants_others)
+    }
+
+    /// Whether a stream carries now what datagrams did not, for the first time.
+    pub(crate) fn take_turn(&mut self) -> bool {
+        std::mem::take(&mut self.has_turned)
     }
 
     /// Whether this is one of our addresses at a relay.
@@ -294,30 +353,45 @@ impl Relays {
         self.outbox.transmits.pop_front()
     }
 
+    pub(crate) fn poll_stream_request(&mut self) -> Option<StreamRequest> {
+        self.streams.poll_request()
+    }
+
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let allocations = self.allocations.iter().filter_map(|held| {
             let release = held.withdrawn.map(|at| at + LINGER);
             [held.allocation.next_timeout(), release].into_iter().flatten().min()
         });
         let retries = self.relays.iter().filter_map(|entry| entry.retry_at);
-        let question = self.starvation.next_timeout();
-        allocations.chain(retries).chain(question).chain(self.withdraw_at()).min()
+        let streams = self.streams.next_timeout(self.streams.are_wanted() && !self.has_stream());
+        let others = [self.starvation.next_timeout(), self.withdraw_at(), streams];
+        allocations.chain(retries).chain(others.into_iter().flatten()).min()
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         for held in &mut self.allocations {
             held.allocation.handle_timeout(now, &mut self.outbox);
         }
+        self.streams.handle_timeout(now);
     }
 
-    /// Lets go of what does not work or is not wanted, and asks for what is missing: after each change.
-    pub(crate) fn review(&mut self, servers: &mut StunServers, now: Instant) {
-        self.measure(servers);
-        self.drop_failed(now);
-        self.drop_silent(servers, now);
-        self.withdraw_unwanted(now);
-        self.start(servers, now);
-        self.notice_starvation(now);
+    fn allocate(
+        &mut self,
+        relay: Uuid,
+        carrier: Carrier,
+        round_trip: Duration,
+        credentials: RelayCredentials,
+        now: Instant,
+    ) {
+        let outbox = &mut self.outbox;
+        let allocation = Allocation::new(relay, carrier, round_trip, credentials, now, outbox);
+        self.allocations.push(Held { allocation, is_suspect: false, withdrawn: None });
+    }
+
+    /// Whether a stream is used, or about to be.
+    fn has_stream(&self) -> bool {
+        let is_used = |held: &Held| held.withdrawn.is_none() && held.is_stream();
+        self.allocations.iter().any(is_used)
     }
 
     fn carried_by(&mut self, datagram: Datagram<'_>) -> Option<&mut Allocation> {
@@ -326,191 +400,9 @@ impl Relays {
             .map(|held| &mut held.allocation)
             .find(|allocation| is_carried_by(allocation, datagram))
     }
-
-    fn measure(&mut self, servers: &StunServers) {
-        for Held { allocation, .. } in &mut self.allocations {
-            let Carrier::Udp { server, .. } = allocation.carrier();
-            if let Some(reached) = servers.reached(server) {
-                allocation.set_round_trip(reached.round_trip);
-            }
-        }
-    }
-
-    fn drop_failed(&mut self, now: Instant) {
-        for Held { allocation, .. } in &self.allocations {
-            let of_relay = |entry: &&mut Entry| entry.relay.id == allocation.relay();
-            let Some(entry) = self.relays.iter_mut().find(of_relay) else { continue };
-            match allocation.state() {
-                State::Asked { .. } => {}
-                State::Granted { .. } => entry.backoff = FIRST_BACKOFF,
-                State::Failed(Refusal::Occupied) => entry.retry_at = Some(now + OCCUPIED),
-                State::Failed(_) => {
-                    entry.retry_at = Some(now + entry.backoff);
-                    entry.backoff = (entry.backoff * 2).min(MAX_BACKOFF);
-                }
-            }
-        }
-        self.allocations.retain(|held| !matches!(held.allocation.state(), State::Failed(_)));
-    }
-
-    /// A relay that is silent while something else answers is dead. If nothing answers it is our own network, and the
-    /// allocation is as good as before once that is back.
-    fn drop_silent(&mut self, servers: &mut StunServers, now: Instant) {
-        let allocations = &self.allocations;
-        let answered_since =
-            |since| allocations.iter().any(|held| held.allocation.has_answered_since(since));
-        let (mut dead, mut suspects) = (Vec::new(), Vec::new());
-        for held in allocations {
-            let Some(since) = held.allocation.silent_since(now) else { continue };
-            let of_relay = |entry: &&Entry| entry.relay.id == held.allocation.relay();
-            let Carrier::Udp { server, .. } = held.allocation.carrier();
-            let listed = self.relays.iter().find(of_relay);
-            let server = [server];
-            let own = listed.map_or(&server[..], |entry| &entry.relay.addresses);
-            if answered_since(since) || servers.has_heard_other_since(own, since) {
-                dead.push(held.allocation.carrier());
-            } else {
-                suspects.push(held.allocation.carrier());
-            }
-        }
-        for held in &mut self.allocations {
-            let is_suspect = suspects.contains(&held.allocation.carrier());
-            if is_suspect && !held.is_suspect {
-                servers.ask(now);
-            }
-            held.is_suspect = is_suspect;
-        }
-        for carrier in dead {
-            let Carrier::Udp { server, .. } = carrier;
-            tracing::debug!(%server, "the relay is silent");
-            servers.doubt(server, now);
-            self.allocations.retain(|held| held.allocation.carrier() != carrier);
-        }
-    }
-
-    /// Whether links had better go elsewhere.
-    fn is_unwanted(&self, allocation: &Allocation) -> bool {
-        let Carrier::Udp { server, .. } = allocation.carrier();
-        let is_listed = self.relays.iter().any(|entry| {
-            entry.relay.id == allocation.relay()
-                && entry.relay.credentials.is_some()
-                && entry.relay.addresses.contains(&server)
-        });
-        !is_listed || allocation.is_outdated()
-    }
-
-    /// When an allocation that is not wanted may go: once another one has had the time to take over.
-    fn withdraw_at(&self) -> Option<Instant> {
-        let (mut is_any_unwanted, mut settled) = (false, None::<Instant>);
-        for Held { allocation, .. } in self.allocations.iter().filter(|h| h.withdrawn.is_none()) {
-            match allocation.state() {
-                _ if self.is_unwanted(allocation) => is_any_unwanted = true,
-                State::Granted { since } => {
-                    let at = since + SETTLE;
-                    settled = Some(settled.map_or(at, |other| other.min(at)));
-                }
-                State::Asked { .. } | State::Failed(_) => {}
-            }
-        }
-        settled.filter(|_| is_any_unwanted)
-    }
-
-    /// If no relay goes on with the credentials that we have now, one has to be left so that it can be asked anew, while
-    /// links go on by the other.
-    fn withdraw_one_outdated(&mut self, now: Instant) {
-        let is_outdated = |held: &&Held| {
-            let is_granted = matches!(held.allocation.state(), State::Granted { .. });
-            is_granted && held.allocation.is_outdated() && held.withdrawn.is_none()
-        };
-        let outdated = self.allocations.iter().filter(is_outdated).count();
-        if outdated < ALLOCATIONS || outdated < self.allocations.len() {
-            return;
-        }
-        let farthest = self.allocations.iter_mut().max_by_key(|held| held.allocation.round_trip());
-        if let Some(held) = farthest {
-            held.withdrawn = Some(now);
-        }
-    }
-
-    fn withdraw_unwanted(&mut self, now: Instant) {
-        self.withdraw_one_outdated(now);
-        if self.withdraw_at().is_some_and(|at| now >= at) {
-            let unwanted: Vec<_> =
-                self.allocations.iter().map(|held| self.is_unwanted(&held.allocation)).collect();
-            for (held, is_unwanted) in self.allocations.iter_mut().zip(unwanted) {
-                if is_unwanted {
-                    held.withdrawn.get_or_insert(now);
-                }
-            }
-        }
-        for held in self
-            .allocations
-            .extract_if(.., |held| held.withdrawn.is_some_and(|at| now >= at + LINGER))
-        {
-            let mut allocation = held.allocation;
-            allocation.release(now, &mut self.outbox);
-        }
-    }
-
-    /// Asks the nearest relays for allocations until there are enough.
-    fn start(&mut self, servers: &StunServers, now: Instant) {
-        for entry in &mut self.relays {
-            entry.retry_at = entry.retry_at.filter(|at| now < *at);
-        }
-        loop {
-            let wanted =
-                |held: &&Held| held.withdrawn.is_none() && !self.is_unwanted(&held.allocation);
-            let enough = self.allocations.iter().filter(wanted).count() >= ALLOCATIONS;
-            if enough || self.allocations.len() >= MAX_ALLOCATIONS {
-                return;
-            }
-            let Some((relay, server, reached)) = self.nearest(servers) else { return };
-            let Some(credentials) = relay.credentials.clone() else { return };
-            let (id, Reached { local, round_trip, .. }) = (relay.id, reached);
-            let carrier = Carrier::Udp { local, server };
-            let allocation =
-                Allocation::new(id, carrier, round_trip, credentials, now, &mut self.outbox);
-            self.allocations.push(Held { allocation, is_suspect: false, withdrawn: None });
-        }
-    }
-
-    /// The relay without an allocation that answers soonest.
-    fn nearest(&self, servers: &StunServers) -> Option<(&Relay, SocketAddr, Reached)> {
-        let is_free = |entry: &&Entry| {
-            entry.relay.credentials.is_some()
-                && entry.retry_at.is_none()
-                && !self.allocations.iter().any(|held| {
-                    held.allocation.relay() == entry.relay.id && !held.allocation.is_outdated()
-                })
-        };
-        let relays = self.relays.iter().filter(is_free).map(|entry| &entry.relay);
-        let reached = relays.flat_map(|relay| {
-            relay
-                .addresses
-                .iter()
-                .filter_map(move |server| Some((relay, *server, servers.reached(*server)?)))
-        });
-        // The relay knows an outdated one by its addresses, and would not make another there.
-        let is_unused = |server: SocketAddr| {
-            let of_server = |held: &Held| held.allocation.carrier().path().remote == server;
-            !self.allocations.iter().any(of_server)
-        };
-        reached
-            .filter(|(_, server, _)| is_unused(*server))
-            .min_by_key(|(_, _, reached)| reached.round_trip)
-    }
-
-    fn notice_starvation(&mut self, now: Instant) {
-        let has_any = self
-            .allocations
-            .iter()
-            .any(|held| matches!(held.allocation.state(), State::Granted { .. }));
-        let wants_any = self.relays.iter().any(|entry| entry.relay.credentials.is_some());
-        self.wants_others |= self.starvation.review(wants_any && !has_any, now);
-    }
 }
 
 fn is_carried_by(allocation: &Allocation, datagram: Datagram<'_>) -> bool {
-    let Carrier::Udp { local, server } = allocation.carrier();
+    let Carrier { local, server, .. } = allocation.carrier();
     datagram.remote == server && datagram.local == local
 }

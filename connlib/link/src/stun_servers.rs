@@ -17,6 +17,8 @@ const LATE: Duration = Duration::from_secs(4);
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 /// A server that does not answer is asked again so often, for as long as it is configured.
 const MAX_RETRY: Duration = Duration::from_secs(60);
+/// The same when somebody waits for it.
+const EAGER_RETRY: Duration = Duration::from_secs(15);
 /// A server that is asked so rarely has not answered some times.
 const SILENT: Duration = Duration::from_secs(8);
 
@@ -35,6 +37,7 @@ pub(crate) struct Mapping {
 pub(crate) struct StunServers {
     servers: Vec<Server>,
     families: Families,
+    is_eager: bool,
 }
 
 /// The address families that this machine has.
@@ -144,6 +147,17 @@ impl StunServers {
         others.any(|server| server.heard.is_some_and(|heard| heard > since))
     }
 
+    /// Whether somebody waits for a server that is silent to answer again.
+    pub(crate) fn set_eager(&mut self, is_eager: bool, now: Instant) {
+        if is_eager && !self.is_eager {
+            for server in &mut self.servers {
+                server.ask_at = server.ask_at.min(now + EAGER_RETRY);
+                server.backoff = server.backoff.min(EAGER_RETRY);
+            }
+        }
+        self.is_eager = is_eager;
+    }
+
     /// Asks servers at once that did not answer of late: somebody is about to be told our addresses.
     pub(crate) fn hurry(&mut self, now: Instant) {
         for server in self.servers.iter_mut().filter(|server| !server.is_refresh()) {
@@ -200,11 +214,12 @@ impl StunServers {
         mut transmit: impl FnMut(Transmit),
     ) {
         let families = self.families;
+        let max_retry = if self.is_eager { EAGER_RETRY } else { MAX_RETRY };
         let due = |server: &&mut Server| families.has(server.address) && server.is_due(now);
         for server in self.servers.iter_mut().filter(due) {
             let payload = binding_request(server.transaction(rng, now));
             server.ask_at = now + server.backoff;
-            server.backoff = (server.backoff * 2).min(MAX_RETRY);
+            server.backoff = (server.backoff * 2).min(max_retry);
             transmit(Transmit { path: Path { local: None, remote: server.address }, payload });
         }
     }

@@ -37,6 +37,7 @@ pub mod ranges;
 #[cfg(target_os = "linux")]
 pub mod resolvers;
 pub mod retry;
+mod tcp;
 #[cfg(target_os = "linux")]
 pub mod timer;
 pub mod tun;
@@ -44,3 +45,4 @@ pub mod udp;
 
 #[cfg(target_os = "linux")]
 pub use mark::set_mark;
+pub use tcp::limit_unsent;

@@ -47,6 +47,7 @@
 //!         loop {
 //!             match self.tunnel.poll_output() {
 //!                 Output::Transmit(transmit) => { /* send it */ }
+//!                 Output::Stream(request) => { /* connect to a relay, or leave it */ }
 //!                 Output::TunPacket(packet) => { /* write it to the TUN device */ }
 //!                 Output::Event(GatewayEvent::ResolveName { id, name }) => {
 //!                     // Ask a resolver; here, there is none.
@@ -78,7 +79,7 @@ mod output;
 mod stats;
 mod token_bucket;
 
-pub use connlib_link::{IceCredentials, Relay, RelayCredentials};
+pub use connlib_link::{IceCredentials, Relay, RelayCredentials, StreamRequest, StreamServer};
 pub use datagrams::Datagrams;
 pub use filter::{Filter, Filters, Service};
 pub use gateway::{

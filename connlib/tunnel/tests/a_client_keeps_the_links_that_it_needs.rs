@@ -107,7 +107,7 @@ impl Client {
             match self.tunnel.poll_output(self.now) {
                 Output::Event(event) => events.push(event),
                 Output::Timeout(_) => return events,
-                Output::Transmit(_) | Output::TunPacket(_) => {}
+                Output::Transmit(_) | Output::Stream(_) | Output::TunPacket(_) => {}
             }
         }
     }

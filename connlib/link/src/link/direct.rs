@@ -12,6 +12,9 @@ const MAX: Duration = Duration::from_secs(600);
 /// the best meanwhile.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// The same where the path in use is in doubt.
+const SETTLE_SOON: Duration = Duration::from_millis(500);
+
 /// Tries to find a path without a relay.
 #[derive(Debug, Default)]
 pub(super) struct DirectTries {
@@ -34,6 +37,11 @@ impl DirectTries {
         self.next = Some((now + pause, (pause * 2).min(MAX)));
         self.settled_at = Some(now + SETTLE);
         true
+    }
+
+    /// The path in use may not work any more: paths without a relay are tried now.
+    pub(super) fn begin(&mut self, now: Instant) {
+        self.settled_at = Some(now + SETTLE_SOON);
     }
 
     /// Whether a path is not to be taken before all has settled. Whatever was before it is forgotten.

@@ -136,9 +136,14 @@ impl Ice {
         !self.peer_candidates.is_empty()
     }
 
+    /// Whether a relay gave us this address.
+    pub(super) fn is_from_relay(&self, local: SocketAddr) -> bool {
+        self.locals.has_relayed(local)
+    }
+
     /// Whether a path leads through a relay.
     pub(super) fn is_relayed(&self, path: Path) -> bool {
-        path.local.is_some_and(|local| self.locals.has_relayed(local))
+        path.local.is_some_and(|local| self.is_from_relay(local))
             || PeerCandidates::has_relayed(path.remote, &self.agent)
     }
 

@@ -40,18 +40,18 @@ pub(super) struct Outbox {
     pub(super) rng: ChaCha20Rng,
 }
 
-/// How datagrams travel between us and the relay.
+/// How messages travel between us and the relay: between these addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Carrier {
-    /// By UDP between these addresses.
-    Udp { local: SocketAddr, server: SocketAddr },
+pub(super) struct Carrier {
+    pub(super) local: SocketAddr,
+    pub(super) server: SocketAddr,
+    /// In a stream, which loses nothing; or as datagrams.
+    pub(super) is_stream: bool,
 }
 
 impl Carrier {
     pub(super) fn path(self) -> Path {
-        match self {
-            Self::Udp { local, server } => Path { local: Some(local), remote: server },
-        }
+        Path { local: Some(self.local), remote: self.server }
     }
 }
 
@@ -385,8 +385,9 @@ impl Allocation {
             }
         };
         let payload = self.session.sign(message);
-        let round_trip = self.watch.round_trip();
-        let request = Request::new(purpose, transaction, tries, payload.clone(), round_trip, now);
+        // RFC 8489 §6.2.2: what is lost on the way the stream repeats.
+        let repeats = if self.carrier.is_stream { None } else { Some(self.watch.round_trip()) };
+        let request = Request::new(purpose, transaction, tries, payload.clone(), repeats, now);
         self.requests.add(request);
         self.transmit(payload, now, out);
     }

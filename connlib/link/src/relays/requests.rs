@@ -19,6 +19,9 @@ const MAX_GAP: Duration = Duration::from_secs(2);
 /// After this nobody waits for the answer any more.
 const PATIENCE: Duration = Duration::from_secs(8);
 
+/// The same for an answer by a stream.
+const STREAM_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -38,23 +41,31 @@ pub(super) struct Request {
     pub(super) tries: u8,
     pub(super) payload: Vec<u8>,
     started: Instant,
-    repeat_at: Instant,
+    /// When to repeat it or, if it is not repeated, to give up.
+    due_at: Instant,
+    repeats: Option<Repeats>,
+}
+
+#[derive(Debug)]
+struct Repeats {
     gap: Duration,
-    repeated: u32,
+    count: u32,
 }
 
 impl Request {
+    /// `round_trip`: to the relay, if datagrams may get lost on the way.
     pub(super) fn new(
         purpose: Purpose,
         transaction: Transaction,
         tries: u8,
         payload: Vec<u8>,
-        round_trip: Duration,
+        round_trip: Option<Duration>,
         now: Instant,
     ) -> Self {
-        let gap = FIRST_GAP.max(round_trip * 3 / 2).min(MAX_GAP);
-        let (started, repeat_at) = (now, now + gap);
-        Self { purpose, transaction, tries, payload, started, repeat_at, gap, repeated: 0 }
+        let gap = |round_trip| FIRST_GAP.max(round_trip * 3 / 2).min(MAX_GAP);
+        let repeats = round_trip.map(|round_trip| Repeats { gap: gap(round_trip), count: 0 });
+        let due_at = now + repeats.as_ref().map_or(STREAM_PATIENCE, |repeats| repeats.gap);
+        Self { purpose, transaction, tries, payload, started: now, due_at, repeats }
     }
 }
 
@@ -101,22 +112,23 @@ impl Requests {
     }
 
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        self.requests.iter().map(|request| request.repeat_at).min()
+        self.requests.iter().map(|request| request.due_at).min()
     }
 
     /// Something that is due now. Call it until it returns `None`.
     pub(super) fn due(&mut self, now: Instant) -> Option<Due> {
-        let at = self.requests.iter().position(|request| request.repeat_at <= now)?;
+        let at = self.requests.iter().position(|request| request.due_at <= now)?;
         let request = &mut self.requests[at];
-        // A refresh is also how we notice that a relay is back.
-        if now >= request.started + PATIENCE && request.purpose != Purpose::Refresh {
+        // A refresh by datagrams is also how we notice that a relay is back.
+        let is_late = now >= request.started + PATIENCE && request.purpose != Purpose::Refresh;
+        let Some(repeats) = request.repeats.as_mut().filter(|_| !is_late) else {
             return Some(Due::GiveUp(self.requests.swap_remove(at).purpose));
+        };
+        repeats.count += 1;
+        if repeats.count > QUICK {
+            repeats.gap = (repeats.gap * 2).min(MAX_GAP);
         }
-        request.repeated += 1;
-        if request.repeated > QUICK {
-            request.gap = (request.gap * 2).min(MAX_GAP);
-        }
-        request.repeat_at = now + request.gap;
+        request.due_at = now + repeats.gap;
         Some(Due::Repeat(request.payload.clone()))
     }
 }
@@ -132,7 +144,14 @@ mod tests {
         for number in 0..200 {
             for purpose in [Purpose::Refresh, Purpose::Bind(0x4000)] {
                 let transaction = [number; 12];
-                requests.add(Request::new(purpose, transaction, 0, vec![], Duration::ZERO, now));
+                requests.add(Request::new(
+                    purpose,
+                    transaction,
+                    0,
+                    vec![],
+                    Some(Duration::ZERO),
+                    now,
+                ));
             }
         }
         assert_eq!(requests.requests.len(), 2);

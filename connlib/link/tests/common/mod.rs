@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use connlib_link::{
     Datagram, Event, IceCredentials, LinkConfig, Node, NodeConfig, Opened, Output, Path, PeerId,
-    Role, SendQueue,
+    Role, SendQueue, StreamRequest, StreamServer,
 };
 pub use relay::RelayHost;
 use uuid::Uuid;
@@ -39,6 +39,17 @@ pub struct Pair {
     pub blocked: fn(SocketAddr, SocketAddr) -> bool,
     /// How long candidates take to the other end.
     pub portal_latency: Duration,
+    /// Says which streams can be had.
+    pub connects: fn(StreamServer) -> bool,
+    /// Those that there are: our address, whether it is the client's, and where to.
+    pub streams: Vec<(SocketAddr, bool, StreamServer)>,
+    /// What is to be said about streams.
+    stream_news: Vec<(Instant, bool, StreamServer)>,
+    /// Those that carry nothing any more: our address.
+    pub stuck: Vec<SocketAddr>,
+    connected: u16,
+    /// Streams that could not be had.
+    pub refused: usize,
     signals: Vec<(Instant, bool, Event)>,
     posted: usize,
     pub sent: usize,
@@ -76,6 +87,12 @@ impl Pair {
             lose: |_| false,
             blocked: |_, _| false,
             portal_latency: Duration::ZERO,
+            connects: |_| false,
+            streams: Vec::new(),
+            stream_news: Vec::new(),
+            stuck: Vec::new(),
+            connected: 0,
+            refused: 0,
             signals: Vec::new(),
             posted: 0,
             sent: 0,
@@ -123,10 +140,12 @@ impl Pair {
             let arrival = self.wire.keys().next().map(|(arrival, _)| *arrival);
             let signal = self.signals.iter().map(|(at, ..)| *at).min();
             let relays = self.relays.iter().filter_map(|relay| relay.next_timeout);
+            let stream = self.stream_news.iter().map(|(at, ..)| *at).min();
             let next = [self.client.next_timeout, self.gateway.next_timeout]
                 .into_iter()
                 .chain(arrival)
                 .chain(signal)
+                .chain(stream)
                 .chain(relays)
                 .min()
                 .unwrap();
@@ -148,13 +167,18 @@ impl Pair {
             self.drain(true);
             self.drain(false);
             self.deliver_signals();
+            self.deliver_streams();
             self.drain(true);
             self.drain(false);
             let Some(entry) = self.wire.first_entry().filter(|e| e.key().0 <= self.now) else {
                 return;
             };
             let (from, to, payload) = entry.remove();
-            if (self.lose)(&payload) || (self.blocked)(from, to) {
+            let is_stream = self.streams.iter().any(|(local, ..)| [from, to].contains(local));
+            if self.stuck.iter().any(|local| [from, to].contains(local)) {
+                continue;
+            }
+            if !is_stream && ((self.lose)(&payload) || (self.blocked)(from, to)) {
                 continue;
             }
             if let Some(relay) = self.relays.iter_mut().find(|relay| relay.has(to)) {
@@ -164,11 +188,14 @@ impl Pair {
                 continue;
             }
             let now = self.now;
-            let Some(end) = [&mut self.client, &mut self.gateway]
-                .into_iter()
-                .find(|e| e.addresses.contains(&to))
-            else {
-                continue;
+            let of_client =
+                |(local, of_client, _): &(_, bool, _)| (*local == to).then_some(*of_client);
+            let end = match self.streams.iter().find_map(of_client) {
+                Some(true) => &mut self.client,
+                Some(false) => &mut self.gateway,
+                None if self.client.addresses.contains(&to) => &mut self.client,
+                None if self.gateway.addresses.contains(&to) => &mut self.gateway,
+                None => continue,
             };
             let mut slot = vec![0; 2048];
             let datagram = Datagram { local: to, remote: from, payload: &payload };
@@ -187,8 +214,65 @@ impl Pair {
                     return;
                 }
                 Output::Transmit(transmit) => self.send(of_client, transmit.path, transmit.payload),
+                Output::Stream(request) => self.handle_stream(of_client, request),
                 Output::Event(event) => self.signal(of_client, event),
             }
+        }
+    }
+
+    fn handle_stream(&mut self, of_client: bool, request: StreamRequest) {
+        match request {
+            StreamRequest::Open(server) => {
+                let relay = self.relays.iter().find(|relay| relay.has(server.address()));
+                let latency = relay.map_or(Duration::ZERO, |relay| relay.latency);
+                self.stream_news.push((self.now + 2 * latency, of_client, server));
+            }
+            StreamRequest::Close(server) => {
+                self.stream_news.retain(|(_, of, other)| (*of, *other) != (of_client, server));
+                self.close_streams(|(_, of, other)| (of, other) == (of_client, server));
+            }
+        }
+    }
+
+    /// Streams that break, at both ends.
+    pub fn break_streams(&mut self) {
+        for (_, of_client, server) in self.close_streams(|_| true) {
+            let end = if of_client { &mut self.client } else { &mut self.gateway };
+            end.node.handle_stream_closed(server, self.now);
+        }
+    }
+
+    fn close_streams(
+        &mut self,
+        which: impl Fn((SocketAddr, bool, StreamServer)) -> bool,
+    ) -> Vec<(SocketAddr, bool, StreamServer)> {
+        let closed: Vec<_> = self.streams.extract_if(.., |stream| which(*stream)).collect();
+        for (local, _, server) in &closed {
+            for relay in &mut self.relays {
+                relay.close_stream(*local, server.address(), self.now);
+            }
+        }
+        closed
+    }
+
+    fn deliver_streams(&mut self) {
+        while let Some(at) = self.stream_news.iter().position(|(at, ..)| *at <= self.now) {
+            let (_, of_client, server) = self.stream_news.remove(at);
+            let end = if of_client { &mut self.client } else { &mut self.gateway };
+            let relay = self.relays.iter_mut().find(|relay| relay.has(server.address()));
+            let relay = relay.filter(|relay| !relay.dead && (self.connects)(server));
+            let is_like = |address: &&SocketAddr| address.is_ipv4() == server.address().is_ipv4();
+            let address = end.addresses.iter().find(is_like);
+            let Some((relay, address)) = relay.zip(address) else {
+                self.refused += 1;
+                end.node.handle_stream_closed(server, self.now);
+                continue;
+            };
+            self.connected += 1;
+            let local = SocketAddr::new(address.ip(), 30_000 + self.connected);
+            relay.open_stream(local, self.connected.into());
+            self.streams.push((local, of_client, server));
+            end.node.handle_stream_opened(server, local, self.now);
         }
     }
 
@@ -196,7 +280,8 @@ impl Pair {
         let end = if of_client { &self.client } else { &self.gateway };
         self.sent += 1;
         let Some(from) = path.local.or(end.addresses.first().copied()) else { return };
-        if end.addresses.contains(&from) {
+        let is_stream = self.streams.iter().any(|(local, ..)| *local == from);
+        if is_stream || end.addresses.contains(&from) {
             self.post(from, path.remote, payload);
         }
     }

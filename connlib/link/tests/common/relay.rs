@@ -29,6 +29,8 @@ pub struct RelayHost {
     /// Goes into its secret and its id.
     generation: u8,
     ports: HashMap<u16, AllocationId>,
+    /// Addresses of clients that are connected.
+    streams: HashMap<SocketAddr, u64>,
     start: Instant,
 }
 
@@ -44,6 +46,7 @@ impl RelayHost {
             number,
             generation: 0,
             ports: HashMap::new(),
+            streams: HashMap::new(),
             start: now,
         }
     }
@@ -52,6 +55,7 @@ impl RelayHost {
     pub fn restart(&mut self, now: Instant) {
         self.server = server(self.number, self.generation, 1, now);
         self.ports.clear();
+        self.streams.clear();
     }
 
     /// Loses all that it knows, and has another secret and id.
@@ -79,7 +83,20 @@ impl RelayHost {
         }
     }
 
-    /// Takes a datagram: what it sends on.
+    pub fn open_stream(&mut self, client: SocketAddr, number: u64) {
+        self.streams.insert(client, number);
+    }
+
+    pub fn close_stream(&mut self, client: SocketAddr, to: SocketAddr, now: Instant) {
+        if let Some(number) = self.streams.remove(&client) {
+            let transport = Transport::Stream(number);
+            let client = FiveTuple { transport, remote: client, local: to };
+            self.server.handle_stream_closed(client);
+            self.drain(&mut Vec::new(), now);
+        }
+    }
+
+    /// Takes a datagram, or a message from a stream: what it sends on.
     pub fn handle(
         &mut self,
         from: SocketAddr,
@@ -91,8 +108,10 @@ impl RelayHost {
         if self.dead {
             return sent;
         }
-        if to.port() == PORT {
-            let client = FiveTuple { transport: Transport::Udp, remote: from, local: to };
+        if to.port() == PORT || self.streams.contains_key(&from) {
+            let transport =
+                self.streams.get(&from).map_or(Transport::Udp, |number| Transport::Stream(*number));
+            let client = FiveTuple { transport, remote: from, local: to };
             let unix_seconds = 1_800_000_000 + (now - self.start).as_secs();
             let time = Now { instant: now, unix_seconds };
             if let FromClient::Forward(data) = self.server.handle_client(client, payload, time) {

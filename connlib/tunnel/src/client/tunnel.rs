@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use connlib_link::{Event as LinkEvent, Node, NodeConfig, Output as LinkOutput, Relay};
+use connlib_link::{
+    Event as LinkEvent, Node, NodeConfig, Output as LinkOutput, Relay, StreamServer,
+};
 use connlib_packet::control::Event as ControlEvent;
 use connlib_packet::{IcmpError, plan};
 use ipnet::IpNet;
@@ -104,6 +106,16 @@ impl ClientTunnel {
     /// Replaces the servers that are asked for our server-reflexive addresses, and relay for us if they do that.
     pub fn set_relays(&mut self, relays: &[Relay], now: Instant) {
         self.node.set_relays(relays, now);
+    }
+
+    /// A stream that was asked for is connected, and has this address of ours.
+    pub fn handle_stream_opened(&mut self, server: StreamServer, local: SocketAddr, now: Instant) {
+        self.node.handle_stream_opened(server, local, now);
+    }
+
+    /// A stream that was asked for is gone, or could not be had.
+    pub fn handle_stream_closed(&mut self, server: StreamServer, now: Instant) {
+        self.node.handle_stream_closed(server, now);
     }
 
     /// Takes over what the portal says about our interface.
@@ -264,6 +276,7 @@ impl ClientTunnel {
             }
             match self.node.poll_output() {
                 LinkOutput::Transmit(transmit) => return Output::Transmit(transmit),
+                LinkOutput::Stream(request) => return Output::Stream(request),
                 LinkOutput::Event(event) => self.handle_link_event(event, now),
                 LinkOutput::Timeout(at) => {
                     let others = [

@@ -4,7 +4,9 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use connlib_link::{Datagram, Node, NodeConfig, Opened, Path, Relay, SealError, SendQueue, Upsert};
+use connlib_link::{
+    Datagram, Node, NodeConfig, Opened, Path, Relay, SealError, SendQueue, StreamServer, Upsert,
+};
 use connlib_packet::{Ecn, Offload, PacketBatch, TunPacket, control, plan};
 
 use super::authorization::{Authorization, AuthorizeError, Retained};
@@ -71,6 +73,16 @@ impl GatewayTunnel {
     /// Replaces the servers that are asked for our server-reflexive addresses, and relay for us if they do that.
     pub fn set_relays(&mut self, relays: &[Relay], now: Instant) {
         self.node.set_relays(relays, now);
+    }
+
+    /// A stream that was asked for is connected, and has this address of ours.
+    pub fn handle_stream_opened(&mut self, server: StreamServer, local: SocketAddr, now: Instant) {
+        self.node.handle_stream_opened(server, local, now);
+    }
+
+    /// A stream that was asked for is gone, or could not be had.
+    pub fn handle_stream_closed(&mut self, server: StreamServer, now: Instant) {
+        self.node.handle_stream_closed(server, now);
     }
 
     /// Lets a client reach a resource, and makes sure that there is a link to it. The same again changes nothing but
@@ -266,6 +278,7 @@ impl GatewayTunnel {
         }
         match self.node.poll_output() {
             connlib_link::Output::Transmit(transmit) => Output::Transmit(transmit),
+            connlib_link::Output::Stream(request) => Output::Stream(request),
             connlib_link::Output::Event(event) => Output::Event(event.into()),
             connlib_link::Output::Timeout(at) => {
                 let others = [self.peers.next_timeout(), self.names.next_timeout()];

@@ -295,6 +295,8 @@ impl Lab {
         loop {
             match self.gateway.poll_output() {
                 Output::Transmit(transmit) => self.transmit(socket(GATEWAY_SOCKET), transmit),
+                // There are no relays.
+                Output::Stream(_) => {}
                 Output::TunPacket(packet) => self.tun.push(packet),
                 Output::Event(event) => self.handle_event(event),
                 Output::Timeout(at) => {
@@ -318,7 +320,7 @@ impl Lab {
                             self.gateway.add_remote_candidate(client.id, &candidate, self.now);
                         }
                     }
-                    connlib_link::Output::Event(_) => {}
+                    connlib_link::Output::Event(_) | connlib_link::Output::Stream(_) => {}
                     connlib_link::Output::Timeout(at) => {
                         client.wake_up_at = at;
                         break;

@@ -258,6 +258,8 @@ impl Pair {
         loop {
             match self.client.poll_output(self.now) {
                 Output::Transmit(transmit) => self.wire.push_back((Direction::Up, transmit)),
+                // There are no relays.
+                Output::Stream(_) => {}
                 Output::TunPacket(packet) => self.answers.push(packet),
                 Output::Event(event) => self.handle_client_event(event)?,
                 Output::Timeout(at) => {
@@ -272,6 +274,7 @@ impl Pair {
         loop {
             match self.gateway.poll_output() {
                 Output::Transmit(transmit) => self.wire.push_back((Direction::Down, transmit)),
+                Output::Stream(_) => {}
                 Output::TunPacket(_) => bail!("the gateway refuses a packet"),
                 Output::Event(event) => self.handle_gateway_event(event),
                 Output::Timeout(at) => {

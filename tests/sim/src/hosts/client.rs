@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use connlib_dns::{QueryId, Upstream};
-use connlib_link::SendQueue;
+use connlib_link::{SendQueue, StreamRequest};
 use connlib_packet::{Headers, Offload, PacketBatch, TunPacket, build};
 use connlib_tunnel::client::{
     ClientConfig, ClientEvent, ClientTunnel, DnsQuery, ResourceState, TunConfig,
@@ -202,6 +202,11 @@ impl ClientHost {
                 Output::Transmit(transmit) => {
                     out.push(Effect::Transmit(transmit, connlib_packet::Ecn::NotEct, None));
                 }
+                Output::Stream(StreamRequest::Open(server)) => {
+                    // Nobody listens here.
+                    self.tunnel.handle_stream_closed(server, now);
+                }
+                Output::Stream(StreamRequest::Close(_)) => {}
                 Output::TunPacket(packet) => out.push(Effect::Deliver(packet)),
                 Output::Event(event) => self.handle_event(event, now, out),
                 Output::Timeout(at) => {

@@ -1,0 +1,265 @@
+//! What is done about relays after each change: which are let go, and which are asked.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::allocation::{Allocation, Carrier, Refusal, State};
+use super::{
+    ALLOCATIONS, Entry, FIRST_BACKOFF, Held, LINGER, MAX_ALLOCATIONS, MAX_BACKOFF, OCCUPIED, Relay,
+    Relays, SETTLE,
+};
+use crate::stun_servers::{Reached, StunServers};
+
+impl Relays {
+    /// Lets go of what does not work or is not wanted, and asks for what is missing: after each change.
+    pub(crate) fn review(&mut self, servers: &mut StunServers, now: Instant) {
+        self.measure(servers);
+        self.drop_failed(now);
+        self.drop_silent(servers, now);
+        self.withdraw_unwanted(now);
+        self.start(servers, now);
+        self.review_streams(servers, now);
+        self.notice_starvation(now);
+    }
+
+    fn measure(&mut self, servers: &StunServers) {
+        for Held { allocation, .. } in &mut self.allocations {
+            let Carrier { server, is_stream, .. } = allocation.carrier();
+            if let Some(reached) = servers.reached(server).filter(|_| !is_stream) {
+                allocation.set_round_trip(reached.round_trip);
+            }
+        }
+    }
+
+    fn drop_failed(&mut self, now: Instant) {
+        for Held { allocation, .. } in &self.allocations {
+            let Carrier { local, is_stream, .. } = allocation.carrier();
+            if is_stream {
+                if let State::Granted { .. } = allocation.state() {
+                    self.has_turned |= self.streams.prove(local);
+                }
+                continue;
+            }
+            let of_relay = |entry: &&mut Entry| entry.relay.id == allocation.relay();
+            let Some(entry) = self.relays.iter_mut().find(of_relay) else { continue };
+            match allocation.state() {
+                State::Asked { .. } => {}
+                State::Granted { .. } => entry.backoff = FIRST_BACKOFF,
+                State::Failed(Refusal::Occupied) => entry.retry_at = Some(now + OCCUPIED),
+                State::Failed(_) => {
+                    entry.retry_at = Some(now + entry.backoff);
+                    entry.backoff = (entry.backoff * 2).min(MAX_BACKOFF);
+                }
+            }
+        }
+        self.allocations.retain(|held| !matches!(held.allocation.state(), State::Failed(_)));
+    }
+
+    /// A relay that is silent while something else answers is dead. If nothing answers it is our own network, and the
+    /// allocation is as good as before once that is back.
+    fn drop_silent(&mut self, servers: &mut StunServers, now: Instant) {
+        let allocations = &self.allocations;
+        let answered_since =
+            |since| allocations.iter().any(|held| held.allocation.has_answered_since(since));
+        let (mut dead, mut suspects) = (Vec::new(), Vec::new());
+        for held in allocations {
+            let Some(since) = held.allocation.silent_since(now) else { continue };
+            let of_relay = |entry: &&Entry| entry.relay.id == held.allocation.relay();
+            let Carrier { server, .. } = held.allocation.carrier();
+            let listed = self.relays.iter().find(of_relay);
+            let server = [server];
+            let own = listed.map_or(&server[..], |entry| &entry.relay.addresses);
+            if answered_since(since) || servers.has_heard_other_since(own, since) {
+                dead.push(held.allocation.carrier());
+            } else {
+                suspects.push(held.allocation.carrier());
+            }
+        }
+        for held in &mut self.allocations {
+            let is_suspect = suspects.contains(&held.allocation.carrier());
+            if is_suspect && !held.is_suspect {
+                servers.ask(now);
+            }
+            held.is_suspect = is_suspect;
+        }
+        for carrier in dead {
+            let Carrier { server, is_stream, .. } = carrier;
+            tracing::debug!(%server, is_stream, "the relay is silent");
+            if !is_stream {
+                servers.doubt(server, now);
+            }
+            self.allocations.retain(|held| held.allocation.carrier() != carrier);
+        }
+    }
+
+    /// Whether links had better go elsewhere.
+    fn is_unwanted(&self, allocation: &Allocation) -> bool {
+        let Carrier { server, is_stream, .. } = allocation.carrier();
+        let is_listed = self.relays.iter().any(|entry| {
+            entry.relay.id == allocation.relay()
+                && entry.relay.credentials.is_some()
+                && entry
+                    .relay
+                    .addresses
+                    .iter()
+                    .any(|a| if is_stream { a.ip() == server.ip() } else { *a == server })
+        });
+        !is_listed || allocation.is_outdated() || is_stream && !self.streams.are_wanted()
+    }
+
+    /// When an allocation that is not wanted may go: once another one has had the time to take over.
+    pub(super) fn withdraw_at(&self) -> Option<Instant> {
+        let (mut is_any_unwanted, mut settled) = (false, None::<Instant>);
+        for Held { allocation, .. } in self.allocations.iter().filter(|h| h.withdrawn.is_none()) {
+            match allocation.state() {
+                _ if self.is_unwanted(allocation) => is_any_unwanted = true,
+                State::Granted { since } => {
+                    let at = since + SETTLE;
+                    settled = Some(settled.map_or(at, |other| other.min(at)));
+                }
+                State::Asked { .. } | State::Failed(_) => {}
+            }
+        }
+        settled.filter(|_| is_any_unwanted)
+    }
+
+    /// If no relay goes on with the credentials that we have now, one has to be left so that it can be asked anew, while
+    /// links go on by the other.
+    fn withdraw_one_outdated(&mut self, now: Instant) {
+        let is_outdated = |held: &&Held| {
+            let is_granted = matches!(held.allocation.state(), State::Granted { .. });
+            is_granted && held.allocation.is_outdated() && held.withdrawn.is_none()
+        };
+        let outdated = self.allocations.iter().filter(is_outdated).count();
+        if outdated < ALLOCATIONS || outdated < self.allocations.len() {
+            return;
+        }
+        let farthest = self.allocations.iter_mut().max_by_key(|held| held.allocation.round_trip());
+        if let Some(held) = farthest {
+            held.withdrawn = Some(now);
+        }
+    }
+
+    fn withdraw_unwanted(&mut self, now: Instant) {
+        self.withdraw_one_outdated(now);
+        if self.withdraw_at().is_some_and(|at| now >= at) {
+            let unwanted: Vec<_> =
+                self.allocations.iter().map(|held| self.is_unwanted(&held.allocation)).collect();
+            for (held, is_unwanted) in self.allocations.iter_mut().zip(unwanted) {
+                if is_unwanted {
+                    held.withdrawn.get_or_insert(now);
+                }
+            }
+        }
+        for held in self
+            .allocations
+            .extract_if(.., |held| held.withdrawn.is_some_and(|at| now >= at + LINGER))
+        {
+            let mut allocation = held.allocation;
+            allocation.release(now, &mut self.outbox);
+        }
+    }
+
+    /// Asks the nearest relays for allocations until there are enough.
+    fn start(&mut self, servers: &StunServers, now: Instant) {
+        for entry in &mut self.relays {
+            entry.retry_at = entry.retry_at.filter(|at| now < *at);
+        }
+        loop {
+            let wanted = |held: &&Held| {
+                held.withdrawn.is_none() && !held.is_stream() && !self.is_unwanted(&held.allocation)
+            };
+            let enough = self.allocations.iter().filter(wanted).count() >= ALLOCATIONS;
+            if enough || self.allocations.len() >= MAX_ALLOCATIONS {
+                return;
+            }
+            let Some((relay, server, reached)) = self.nearest(servers) else { return };
+            let Some(credentials) = relay.credentials.clone() else { return };
+            let (id, Reached { local, round_trip, .. }) = (relay.id, reached);
+            let carrier = Carrier { local, server, is_stream: false };
+            self.allocate(id, carrier, round_trip, credentials, now);
+        }
+    }
+
+    /// The relay without an allocation that answers soonest.
+    fn nearest(&self, servers: &StunServers) -> Option<(&Relay, SocketAddr, Reached)> {
+        let is_free = |entry: &&Entry| {
+            entry.relay.credentials.is_some()
+                && entry.retry_at.is_none()
+                && !self.allocations.iter().filter(|held| !held.is_stream()).any(|held| {
+                    held.allocation.relay() == entry.relay.id && !held.allocation.is_outdated()
+                })
+        };
+        let relays = self.relays.iter().filter(is_free).map(|entry| &entry.relay);
+        let reached = relays.flat_map(|relay| {
+            relay
+                .addresses
+                .iter()
+                .filter_map(move |server| Some((relay, *server, servers.reached(*server)?)))
+        });
+        // The relay knows an outdated one by its addresses, and would not make another there.
+        let is_unused = |server: SocketAddr| {
+            let of_server =
+                |held: &Held| !held.is_stream() && held.allocation.carrier().server == server;
+            !self.allocations.iter().any(of_server)
+        };
+        reached
+            .filter(|(_, server, _)| is_unused(*server))
+            .min_by_key(|(_, _, reached)| reached.round_trip)
+    }
+
+    /// Reaches a relay by a stream while none answers datagrams.
+    fn review_streams(&mut self, servers: &mut StunServers, now: Instant) {
+        let deaf_since = self.deaf_since(servers, now);
+        self.streams.note(deaf_since, now);
+        let has_stream = self.has_stream();
+        if self.streams.are_wanted() && !has_stream {
+            let relays = self.relays.iter().map(|entry| &entry.relay);
+            let relays = relays.filter(|relay| relay.credentials.is_some());
+            self.streams.connect(relays, &self.hosts, now);
+        }
+        let is_granted = |held: &Held| {
+            held.is_stream() && matches!(held.allocation.state(), State::Granted { .. })
+        };
+        if !self.streams.are_wanted() || self.allocations.iter().any(is_granted) {
+            self.streams.stop_connecting(now);
+        }
+        let is_used = |local: SocketAddr| {
+            let is_on = |held: &Held| held.is_stream() && held.allocation.carrier().local == local;
+            self.allocations.iter().any(is_on)
+        };
+        self.streams.close_unused(is_used, now);
+        // Streams are left once datagrams get through again.
+        servers.set_eager(has_stream, now);
+    }
+
+    /// Since when no relay answers datagrams. `None`: one does, or there is no reason that one should.
+    fn deaf_since(&self, servers: &StunServers, now: Instant) -> Option<Instant> {
+        let by_datagrams = self.allocations.iter().filter(|held| {
+            let is_granted = matches!(held.allocation.state(), State::Granted { .. });
+            is_granted && !held.is_stream() && held.withdrawn.is_none()
+        });
+        let mut silent_since = None;
+        for held in by_datagrams {
+            silent_since = silent_since.max(Some(held.allocation.silent_since(now)?));
+        }
+        if silent_since.is_some() {
+            return silent_since;
+        }
+        let mut relays = self.relays.iter().filter(|entry| entry.relay.credentials.is_some());
+        let is_reached = |entry: &Entry| {
+            entry.relay.addresses.iter().any(|server| servers.reached(*server).is_some())
+        };
+        let has_any = relays.clone().next().is_some() && !self.hosts.is_empty();
+        (has_any && !relays.any(is_reached)).then_some(now)
+    }
+
+    fn notice_starvation(&mut self, now: Instant) {
+        let has_any = self
+            .allocations
+            .iter()
+            .any(|held| matches!(held.allocation.state(), State::Granted { .. }));
+        let wants_any = self.relays.iter().any(|entry| entry.relay.credentials.is_some());
+        self.wants_others |= self.starvation.review(wants_any && !has_any, now);
+    }
+}

@@ -1,0 +1,226 @@
+//! Where a network lets no datagrams through, relays are reached by streams, and no longer than they have to.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use common::{CLIENT, GATEWAY, Pair, RelayHost, addr, packet};
+use connlib_link::{Event, StreamServer};
+
+const STEP: Duration = Duration::from_millis(20);
+
+fn pair(relays: u8) -> Pair {
+    let mut pair = Pair::new();
+    pair.relays = (1..=relays).map(|number| RelayHost::new(number, pair.now)).collect();
+    for relay in &mut pair.relays {
+        relay.latency = Duration::from_millis(10);
+    }
+    pair.portal_latency = Duration::from_millis(50);
+    pair.connects = |_| true;
+    pair.announce_relays();
+    pair
+}
+
+fn is_client(address: SocketAddr) -> bool {
+    address.ip() == addr("192.0.2.1:1").ip()
+}
+
+/// The client's network lets no datagrams through.
+fn client_is_walled(from: SocketAddr, to: SocketAddr) -> bool {
+    is_client(from) || is_client(to)
+}
+
+/// Nobody's does.
+fn nothing_passes(from: SocketAddr, to: SocketAddr) -> bool {
+    let is_end = |a: SocketAddr| is_client(a) || a.ip() == addr("198.51.100.1:1").ip();
+    is_end(from) || is_end(to)
+}
+
+/// The way between the ends is closed, that to relays is not.
+fn no_direct(from: SocketAddr, to: SocketAddr) -> bool {
+    nothing_passes(from, from) && nothing_passes(to, to)
+}
+
+/// Sends numbered packets both ways. Says how many of them arrived, and the longest time that none did.
+fn talk(pair: &mut Pair, duration: Duration) -> (usize, usize, Duration) {
+    let steps = duration.as_millis() / STEP.as_millis();
+    pair.gateway.packets.clear();
+    pair.client.packets.clear();
+    let (mut stall, mut longest_stall) = (Duration::ZERO, Duration::ZERO);
+    for number in 0..steps as u32 {
+        let before = (pair.gateway.packets.len(), pair.client.packets.len());
+        pair.upload(&packet(&number.to_be_bytes()));
+        pair.download(&packet(&number.to_be_bytes()));
+        pair.run(STEP);
+        let is_flowing =
+            pair.gateway.packets.len() > before.0 && pair.client.packets.len() > before.1;
+        stall = if is_flowing { Duration::ZERO } else { stall + STEP };
+        longest_stall = longest_stall.max(stall);
+    }
+    pair.run(Duration::from_millis(500));
+    (steps as usize, pair.gateway.packets.len().min(pair.client.packets.len()), longest_stall)
+}
+
+fn assert_all_arrive(pair: &mut Pair, seconds: u64) {
+    let (sent, arrived, _) = talk(pair, Duration::from_secs(seconds));
+    assert_eq!(arrived, sent);
+}
+
+fn assert_never_failed(pair: &Pair) {
+    for end in [&pair.client, &pair.gateway] {
+        assert!(!end.events.iter().any(|e| matches!(e, Event::Failed { .. })), "{:?}", end.events);
+    }
+}
+
+fn uses_stream(pair: &Pair) -> bool {
+    pair.streams.iter().any(|(_, of_client, _)| *of_client)
+}
+
+#[test]
+fn a_walled_client_takes_a_stream_and_the_other_end_does_not() {
+    let mut pair = pair(2);
+    pair.blocked = client_is_walled;
+    pair.run(Duration::from_secs(4));
+    assert_eq!(pair.streams.iter().map(|(_, of_client, _)| *of_client).collect::<Vec<_>>(), [true]);
+    pair.connect();
+    assert!(pair.client.node.path(GATEWAY).is_some());
+    assert_all_arrive(&mut pair, 700);
+    assert_eq!(pair.streams.len(), 1);
+    assert_never_failed(&pair);
+}
+
+#[test]
+fn both_ends_may_be_walled() {
+    for relays in [1, 2] {
+        let mut pair = pair(relays);
+        pair.blocked = nothing_passes;
+        pair.run(Duration::from_secs(4));
+        pair.connect();
+        assert_all_arrive(&mut pair, 60);
+        assert_never_failed(&pair);
+    }
+}
+
+#[test]
+fn tls_is_taken_where_nothing_else_passes() {
+    let mut pair = pair(1);
+    pair.blocked = client_is_walled;
+    pair.connects = |server| matches!(server, StreamServer::Tls(_));
+    pair.run(Duration::from_secs(4));
+    let (_, _, server) = pair.streams.first().unwrap();
+    assert_eq!(*server, StreamServer::Tls(addr("203.0.113.1:443")));
+    pair.connect();
+    assert_all_arrive(&mut pair, 10);
+}
+
+#[test]
+fn where_datagrams_pass_nobody_asks_for_a_stream() {
+    let mut pair = pair(2);
+    pair.blocked = no_direct;
+    pair.connect();
+    assert_all_arrive(&mut pair, 600);
+    assert!(pair.streams.is_empty());
+}
+
+#[test]
+fn traffic_moves_to_a_stream_and_back_without_loss() {
+    for relays in [1, 2] {
+        let mut pair = pair(relays);
+        pair.blocked = no_direct;
+        pair.run(Duration::from_secs(1));
+        pair.connect();
+        assert_all_arrive(&mut pair, 5);
+
+        pair.blocked = client_is_walled;
+        let (_, _, stall) = talk(&mut pair, Duration::from_secs(20));
+        assert!(stall < Duration::from_secs(5), "{stall:?}");
+        assert!(uses_stream(&pair));
+        assert_all_arrive(&mut pair, 60);
+        assert!(uses_stream(&pair));
+
+        pair.blocked = no_direct;
+        assert_all_arrive(&mut pair, 60);
+        assert!(!uses_stream(&pair), "datagrams pass again");
+        assert_never_failed(&pair);
+    }
+}
+
+#[test]
+fn a_direct_way_ends_the_need_for_a_stream() {
+    let mut pair = pair(1);
+    pair.blocked = client_is_walled;
+    pair.run(Duration::from_secs(4));
+    pair.connect();
+    assert_all_arrive(&mut pair, 5);
+    pair.blocked = |_, _| false;
+    assert_all_arrive(&mut pair, 120);
+    assert!(!uses_stream(&pair));
+    assert!(is_client(pair.client.node.path(GATEWAY).unwrap().local.unwrap()));
+    assert_never_failed(&pair);
+}
+
+#[test]
+fn a_stream_that_breaks_is_made_anew() {
+    let mut pair = pair(2);
+    pair.blocked = client_is_walled;
+    pair.run(Duration::from_secs(4));
+    pair.connect();
+    for _ in 0..3 {
+        assert_all_arrive(&mut pair, 5);
+        pair.break_streams();
+        let (_, _, stall) = talk(&mut pair, Duration::from_secs(5));
+        assert!(stall < Duration::from_secs(2), "{stall:?}");
+    }
+    assert_all_arrive(&mut pair, 5);
+    assert_never_failed(&pair);
+}
+
+#[test]
+fn a_stream_that_says_nothing_is_left_for_another() {
+    let mut pair = pair(1);
+    pair.blocked = client_is_walled;
+    pair.run(Duration::from_secs(4));
+    pair.connect();
+    let (local, ..) = pair.streams[0];
+    // A router on the way forgets it, and answers nothing.
+    pair.stuck.push(local);
+    let (_, _, stall) = talk(&mut pair, Duration::from_secs(20));
+    assert!(stall < Duration::from_secs(8), "{stall:?}");
+    assert_ne!(pair.streams[0].0, local);
+    assert_all_arrive(&mut pair, 5);
+}
+
+#[test]
+fn relays_without_streams_are_asked_ever_more_rarely() {
+    let mut pair = pair(4);
+    pair.blocked = client_is_walled;
+    pair.connects = |_| false;
+    pair.run(Duration::from_secs(3600));
+    assert!((20..120).contains(&pair.refused), "{}", pair.refused);
+    // Elsewhere it may be otherwise.
+    pair.connects = |_| true;
+    let host = addr("192.0.2.1:52626");
+    pair.client.addresses = vec![host];
+    pair.client.node.set_local_addresses(&[host], pair.now);
+    pair.run(Duration::from_secs(5));
+    assert!(uses_stream(&pair));
+}
+
+#[test]
+fn what_goes_to_a_relay_that_is_dead_goes_to_another() {
+    let mut pair = pair(2);
+    pair.blocked = client_is_walled;
+    pair.run(Duration::from_secs(4));
+    pair.connect();
+    let (_, _, server) = pair.streams[0];
+    let dead = pair.relays.iter().position(|relay| relay.has(server.address())).unwrap();
+    pair.relays[dead].dead = true;
+    pair.break_streams();
+    pair.run(Duration::from_secs(15));
+    let (_, _, other) = pair.streams[0];
+    assert_ne!(server.address().ip(), other.address().ip());
+    assert!(pair.client.node.path(GATEWAY).is_some() || !pair.client.node.has_link(GATEWAY));
+    let _ = CLIENT;
+}
