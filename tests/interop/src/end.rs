@@ -201,7 +201,8 @@ impl End {
                     self.transmit(transmit.path.remote, &transmit.payload)?
                 }
                 Output::Event(Event::Failed { failure, .. }) => bail!("the link failed: {failure}"),
-                Output::Event(_) => {}
+                // Streams are for relays, of which there are none.
+                Output::Event(_) | Output::Stream(_) => {}
                 Output::Timeout(at) => match self.ice.poll_transmit() {
                     Some(payload) => self.take(self.theirs, &payload)?,
                     None => {
