@@ -33,10 +33,8 @@ pub(crate) const DIG: Need = Need { program: "dig", package: "bind9-dnsutils" };
 /// To measure.
 pub(crate) const BENCH: [Need; 1] = [Need { program: "iperf3", package: "iperf3" }];
 /// To measure relays: a relay of others, and what makes network cards of cables.
-pub(crate) const BENCH_RELAY: [Need; 2] = [
-    Need { program: "turnserver", package: "coturn" },
-    ETHTOOL,
-];
+pub(crate) const BENCH_RELAY: [Need; 2] =
+    [Need { program: "turnserver", package: "coturn" }, ETHTOOL];
 /// TURN clients, peers and a relay of others.
 pub(crate) const COTURN: Need = Need { program: "turnutils_uclient", package: "coturn" };
 /// To configure WireGuards of others.

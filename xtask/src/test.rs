@@ -38,7 +38,7 @@ enum Part {
     Simulation,
     /// The real binaries in network namespaces
     Namespaces,
-    /// Our WireGuard beside wireguard-go
+    /// Our WireGuard, relay and TURN client beside those of others
     Interop,
     /// Licences, duplicates and sources of what we depend on
     Dependencies,
@@ -48,6 +48,7 @@ enum Part {
 const SIMULATION: &str = "connlib-sim";
 const NAMESPACES: &str = "connlib-e2e";
 const INTEROP: &str = "connlib-interop";
+const RELAY: &str = "connlib-relay";
 /// Optimized, because the tests move data; the demo builds the same.
 const NAMESPACES_PROFILE: &str = "release";
 
@@ -167,11 +168,13 @@ fn program() -> Result<Outcome> {
 fn interop() -> Result<Outcome> {
     ensure!(packages::is_root(), "network namespaces need root: run this command as root");
     if !packages::is_present("go") {
-        println!("skipped: wireguard-go comes by way of Go, which is not installed here");
+        println!("skipped: wireguard-go and pion come by way of Go, which is not installed here");
         return Ok(Outcome::Skipped);
     }
-    packages::ensure_present(&[packages::COMPILER, packages::WIREGUARD_TOOLS])?;
+    packages::ensure_present(&[packages::COMPILER, packages::WIREGUARD_TOOLS, packages::COTURN])?;
     packages::ensure_present(&packages::LAB)?;
+    // Where the tests look for it.
+    cargo::run(cargo().args(["build", "--package", RELAY]))?;
     let test = ["test", "--no-fail-fast", "--package", INTEROP, "--features", "fast-clock"];
     cargo::run(cargo().args(test))?;
     Ok(Outcome::Passed)

@@ -67,6 +67,16 @@ pub fn wireguard_go() -> Result<PathBuf> {
     Ok(program)
 }
 
+/// A client of TURN relays on pion's stack, which Go's WebRTC programs have: the program's path.
+pub fn pion_client() -> Result<PathBuf> {
+    ensure!(is_present("go"), "Go is not installed");
+    let program = cache().join("pion-client");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("pion");
+    // Go builds what has changed, and only that.
+    run(Command::new("go").args(["build", "-o"]).arg(&program).arg(".").current_dir(source))?;
+    Ok(program)
+}
+
 /// Cloudflare's boringtun-cli: the program's path.
 pub fn boringtun() -> Result<PathBuf> {
     let directory = cache().join(format!("boringtun-cli-{BORINGTUN}"));
