@@ -229,6 +229,7 @@ impl Open {
     fn take(&mut self, server: StreamServer, handle: &mut impl FnMut(StreamEvent<'_>)) {
         let (local, remote) = (self.local, self.remote);
         if !std::mem::replace(&mut self.is_reported, true) {
+            tracing::info!(?server, "no relay is reached by UDP: going by a stream");
             handle(StreamEvent::Opened { server, local });
         }
         while let Some((segment_size, len)) = first_run(self.inbox.filled()) {
