@@ -390,8 +390,14 @@ impl Relays {
 
     /// Whether a stream is used, or about to be.
     fn has_stream(&self) -> bool {
-        let is_used = |held: &Held| held.withdrawn.is_none() && held.is_stream();
-        self.allocations.iter().any(is_used)
+        self.stream().is_some()
+    }
+
+    /// The allocation by a stream that is not about to be left.
+    fn stream(&self) -> Option<&Allocation> {
+        let is_used = |held: &&Held| held.is_stream() && held.withdrawn.is_none();
+        let mut used = self.allocations.iter().filter(is_used).map(|held| &held.allocation);
+        used.find(|allocation| !allocation.is_outdated())
     }
 
     fn carried_by(&mut self, datagram: Datagram<'_>) -> Option<&mut Allocation> {

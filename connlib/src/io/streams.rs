@@ -24,8 +24,8 @@ use connect::{Connected, Connecting, Transport};
 
 pub(crate) use connect::Connector;
 
-/// More than a node ever asks for.
-const MAX_STREAMS: usize = 16;
+/// More than a node asks for.
+const MAX_STREAMS: usize = 32;
 
 /// The longest message is channel data or, by a bit, STUN.
 const LONGEST: usize = CHANNEL_HEADER + 65_536 + 16;

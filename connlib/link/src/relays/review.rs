@@ -218,10 +218,8 @@ impl Relays {
             let relays = relays.filter(|relay| relay.credentials.is_some());
             self.streams.connect(relays, &self.hosts, now);
         }
-        let is_granted = |held: &Held| {
-            held.is_stream() && matches!(held.allocation.state(), State::Granted { .. })
-        };
-        if !self.streams.are_wanted() || self.allocations.iter().any(is_granted) {
+        let is_granted = |it: &Allocation| matches!(it.state(), State::Granted { .. });
+        if !self.streams.are_wanted() || self.stream().is_some_and(is_granted) {
             self.streams.stop_connecting(now);
         }
         let is_used = |local: SocketAddr| {

@@ -23,7 +23,7 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(600);
 
 /// Relays that are tried. Each has two addresses at most, and each of those two ways.
-const MAX_RELAYS: usize = 2;
+const MAX_RELAYS: usize = 4;
 
 /// The port of HTTPS, which hardly any network blocks. TLS for relays is there, or nowhere.
 const HTTPS: u16 = 443;
