@@ -211,11 +211,8 @@ impl Node {
         let was_dormant = link.is_dormant(now);
         let channel = match link.connected_path() {
             Some(Path { local: Some(local), remote }) if self.relays.has(local) => {
-                // Without a channel the way is lost, and the packet with it.
-                let Some(channel) = self.relays.channel(local, remote, true, now) else {
-                    return Ok(());
-                };
-                Some(channel)
+                let channel = self.relays.channel(local, remote, true, now);
+                Some(channel.ok_or(SealError::NoPath)?)
             }
             _ => None,
         };

@@ -39,11 +39,13 @@ pub enum DropReason {
     RateLimited,
     /// A buffer was full.
     Overflow,
+    /// The relay that it had to go by does not take it.
+    NoPath,
 }
 
 impl DropReason {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::NotAuthentic,
         Self::Malformed,
         Self::Multicast,
@@ -57,6 +59,7 @@ impl DropReason {
         Self::TooBig,
         Self::RateLimited,
         Self::Overflow,
+        Self::NoPath,
     ];
 }
 

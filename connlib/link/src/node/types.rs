@@ -70,6 +70,9 @@ pub enum SealError {
     /// The send queue has no room; see [`SendQueue::is_full`](crate::SendQueue::is_full).
     #[error("the send queue is full")]
     QueueFull,
+    /// The path leads through a relay that has no channel to the peer.
+    #[error("the relay does not take packets to this peer")]
+    NoPath,
     /// The packet is longer than the MTU and may not be cut.
     #[error(transparent)]
     ExceedsMtu(#[from] ExceedsMtu),

@@ -100,6 +100,7 @@ impl ClientTunnel {
                 self.forget_flows();
             }
             Err(SealError::QueueFull) => self.stats.count(DropReason::Overflow),
+            Err(SealError::NoPath) => self.stats.count(DropReason::NoPath),
             Err(SealError::ExceedsMtu(_)) => self.stats.count(DropReason::TooBig),
         }
     }

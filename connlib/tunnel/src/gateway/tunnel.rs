@@ -384,6 +384,7 @@ impl GatewayTunnel {
         self.node.seal(peer.client.id.into(), packet, queue, now).map_err(|error| match error {
             SealError::UnknownPeer => DropReason::UnknownPeer,
             SealError::QueueFull => DropReason::Overflow,
+            SealError::NoPath => DropReason::NoPath,
             SealError::ExceedsMtu(_) => DropReason::TooBig,
         })
     }
