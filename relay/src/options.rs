@@ -57,7 +57,7 @@ pub(crate) struct Options {
     /// Allocations that this relay has at most, in all
     #[arg(long, env = "CONNLIB_MAX_ALLOCATIONS", value_name = "NUMBER", default_value = "16384")]
     pub(crate) max_allocations: NonZeroUsize,
-    /// Allocations of one user, on each worker, where it may have several
+    /// Allocations of one user, where it may have several
     #[arg(
         long,
         env = "CONNLIB_MAX_ALLOCATIONS_PER_USER",
@@ -65,7 +65,7 @@ pub(crate) struct Options {
         default_value = "64"
     )]
     pub(crate) max_allocations_per_user: NonZeroUsize,
-    /// Allocations from one IPv4 address or IPv6 /64, on each worker
+    /// Allocations from one IPv4 address or IPv6 /64
     #[arg(
         long,
         env = "CONNLIB_MAX_ALLOCATIONS_PER_SOURCE",

@@ -96,7 +96,7 @@ impl Relay {
             .context("cannot make a channel between workers")?
             .into_iter()
             .unzip();
-        let config = server_config(options, credentials, workers);
+        let config = server_config(options, credentials);
         let mut threads = Workers::new();
         for (index, ((listen, inbox), stats)) in
             listen.into_iter().zip(inboxes).zip(stats).enumerate()
@@ -248,13 +248,9 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-fn server_config(
-    options: &Options,
-    credentials: server::Credentials,
-    workers: usize,
-) -> server::Config {
+fn server_config(options: &Options, credentials: server::Credentials) -> server::Config {
     let addresses = &options.addresses;
-    // Other ones for each worker, see there.
+    // Other ones for each worker, see there; the quota is theirs together.
     let mut config = server::Config::new(credentials, [0; 32]);
     config.public_ip4 = addresses.public_ip4_addr;
     config.public_ip6 = addresses.public_ip6_addr;
@@ -264,7 +260,7 @@ fn server_config(
     config.service_ports = addresses.service_ports.clone();
     config.allocation_ports = addresses.lowest_port.get()..=addresses.highest_port.get();
     config.realm = options.credentials.realm.clone();
-    config.limits.allocations = options.max_allocations.get().div_ceil(workers);
+    config.limits.allocations = options.max_allocations.get();
     config.limits.allocations_per_user = options.max_allocations_per_user.get();
     config.limits.allocations_per_source = options.max_allocations_per_source.get();
     config

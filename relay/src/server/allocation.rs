@@ -10,6 +10,7 @@ use foldhash::fast::FixedState;
 
 use super::key::AddressKey;
 use super::output::{AllocationId, ChannelBinding, Families, FiveTuple};
+use super::quota::Place;
 use super::response::{Header, Signature};
 
 /// RFC 5766 §11. Since RFC 8656 clients keep below 0x5000, but older ones (coturn's, for one) draw from all of these.
@@ -19,6 +20,7 @@ pub(crate) struct Allocation {
     pub(crate) id: AllocationId,
     pub(crate) client: FiveTuple,
     pub(crate) username: Arc<str>,
+    pub(super) _place: Place,
     pub(crate) port: u16,
     pub(crate) families: Families,
     pub(crate) state: State,

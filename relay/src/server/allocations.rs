@@ -11,6 +11,7 @@ use super::allocation::{Allocation, Channel, Grant, State};
 use super::key::ClientKey;
 use super::limits::Limits;
 use super::output::{AllocationId, ChannelBinding, Families, FiveTuple};
+use super::quota::Place;
 use super::timers::{Timer, Timers};
 
 /// RFC 8656 §9.
@@ -25,7 +26,6 @@ pub(crate) struct Allocations {
     generation: u32,
     by_client: HashMap<ClientKey, AllocationId, FixedState>,
     by_user: HashMap<Arc<str>, Vec<AllocationId>, FixedState>,
-    by_source: HashMap<u128, usize, FixedState>,
     timers: Timers,
     channels: usize,
     permissions: usize,
@@ -34,9 +34,9 @@ pub(crate) struct Allocations {
 }
 
 /// What an allocation begins with.
-pub(crate) struct NewAllocation<'a> {
+pub(crate) struct NewAllocation {
     pub(crate) client: FiveTuple,
-    pub(crate) username: &'a str,
+    pub(crate) place: Place,
     pub(crate) port: u16,
     pub(crate) families: Families,
     pub(crate) state: State,
@@ -68,7 +68,6 @@ impl Allocations {
             generation: 0,
             by_client: HashMap::with_hasher(hasher.clone()),
             by_user: HashMap::with_hasher(hasher.clone()),
-            by_source: HashMap::with_hasher(hasher.clone()),
             timers: Timers::default(),
             channels: 0,
             permissions: 0,
@@ -105,32 +104,24 @@ impl Allocations {
         self.by_user.get(username).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// How many came from where this client comes from.
-    pub(crate) fn of_same_source(&self, client: &FiveTuple) -> usize {
-        self.by_source.get(&source(client)).copied().unwrap_or_default()
-    }
-
-    pub(crate) fn insert(&mut self, new: NewAllocation<'_>, now: Instant) -> AllocationId {
+    pub(crate) fn insert(&mut self, new: NewAllocation, now: Instant) -> AllocationId {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             (self.slots.len() - 1) as u32
         });
         self.generation = self.generation.wrapping_add(1);
         let id = AllocationId { slot, generation: self.generation };
-        let NewAllocation { client, username, port, families, state, grant } = new;
-        let username = match self.by_user.get_key_value(username) {
-            Some((username, _)) => Arc::clone(username),
-            None => Arc::from(username),
-        };
+        let NewAllocation { client, place, port, families, state, grant } = new;
+        let username = Arc::clone(place.username());
         self.by_client.insert(ClientKey::from(&client), id);
         self.by_user.entry(Arc::clone(&username)).or_default().push(id);
-        *self.by_source.entry(source(&client)).or_default() += 1;
         let expires_at = now + grant.lifetime;
         self.timers.set(Timer::Allocation(slot), None, Some(expires_at));
         self.slots[id.slot()] = Some(Box::new(Allocation {
             id,
             client,
             username,
+            _place: place,
             port,
             families,
             state,
@@ -154,12 +145,6 @@ impl Allocations {
             ids.retain(|other| *other != id);
             if ids.is_empty() {
                 self.by_user.remove(&allocation.username);
-            }
-        }
-        if let Some(count) = self.by_source.get_mut(&source(&allocation.client)) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_source.remove(&source(&allocation.client));
             }
         }
         self.timers.set(Timer::Allocation(id.slot), Some(allocation.expires_at), None);
@@ -300,13 +285,5 @@ impl Allocation {
     /// All its channels.
     pub(crate) fn bindings(&self) -> impl Iterator<Item = ChannelBinding> + '_ {
         self.channels.iter().map(|(number, channel)| self.binding(*number, channel.peer))
-    }
-}
-
-/// Whom the limit of allocations per source counts as one: an IPv4 address, an IPv6 /64.
-fn source(client: &FiveTuple) -> u128 {
-    match client.remote.ip() {
-        IpAddr::V4(ip) => ip.to_bits().into(),
-        IpAddr::V6(ip) => ip.to_bits() >> 64 << 64 | 1 << 32,
     }
 }

@@ -16,6 +16,7 @@ use super::output::{
     AllocationId, ChannelBinding, Families, FiveTuple, Output, PortError, UsernameMoved,
 };
 use super::ports::Ports;
+use super::quota::Quota;
 use super::responder::{Responder, Trust};
 use super::response::{Header, Response};
 use super::wish::Wish;
@@ -28,6 +29,7 @@ pub(crate) struct Allocator {
     public_ip4: Option<IpAddr>,
     public_ip6: Option<IpAddr>,
     limits: Limits,
+    quota: Quota,
     ports: Ports,
     rng: ChaCha20Rng,
     pub(crate) allocations: Allocations,
@@ -40,6 +42,7 @@ impl Allocator {
             public_ip4: config.public_ip4.map(IpAddr::from),
             public_ip6: config.public_ip6.map(IpAddr::from),
             limits: config.limits,
+            quota: config.quota.clone(),
             ports: Ports::new(config.allocation_ports.clone()),
             rng,
             allocations: Allocations::new(config.limits, hash_seed),
@@ -78,28 +81,22 @@ impl Allocator {
         wish: Wish,
         now: Instant,
     ) -> Result<Output, u16> {
-        if self.is_draining || self.allocations.len() >= self.limits.allocations {
+        if self.is_draining {
             return Err(508);
         }
-        let of_user = self.allocations.of_user(identity.username).len();
-        let of_source = self.allocations.of_same_source(&client);
-        if of_user >= self.limits.allocations_per_user
-            || of_source >= self.limits.allocations_per_source
-        {
-            return Err(486);
-        }
+        let &Identity { username, per_user, .. } = identity;
+        let place = self.quota.take(username, per_user, client.remote.ip(), &self.limits)?;
         let Wish { families, missing, lifetime, must_be_even } = wish;
         let port = self.ports.take(must_be_even, &mut self.rng).ok_or(508_u16)?;
         let state = State::Opening {
             header: *header,
             signature: identity.signature,
             must_be_even,
-            is_newest_only: identity.per_user == PerUser::Newest,
+            is_newest_only: per_user == PerUser::Newest,
             attempts: 1,
         };
         let grant = Grant { transaction: header.transaction, lifetime, missing };
-        let username = identity.username;
-        let new = NewAllocation { client, username, port, families, state, grant };
+        let new = NewAllocation { client, place, port, families, state, grant };
         let allocation = self.allocations.insert(new, now);
         Ok(Output::OpenPort { allocation, port, families })
     }

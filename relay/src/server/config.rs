@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 
 use super::limits::Limits;
+use super::quota::Quota;
 
 /// The longest USERNAME in bytes (RFC 8489 §14.3).
 pub(crate) const MAX_USERNAME: usize = 508;
@@ -39,6 +40,8 @@ pub struct Config {
     pub software: String,
     /// What the relay gives at most.
     pub limits: Limits,
+    /// What counts the allocations: workers that have clones of one share the limits of allocations.
+    pub quota: Quota,
     /// Seed of everything random, the key of the nonces included: 32 bytes from the operating system, other ones for
     /// each worker.
     pub seed: [u8; 32],
@@ -59,6 +62,7 @@ impl Config {
             credentials,
             software: "connlib-relay".to_owned(),
             limits: Limits::default(),
+            quota: Quota::default(),
             seed,
         }
     }

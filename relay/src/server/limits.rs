@@ -1,6 +1,7 @@
 //! What the relay gives at most.
 
-/// Limits of one [`Server`](super::Server): of a relay with several workers, each has them for itself.
+/// Limits of a relay. Those of allocations hold for all [`Server`](super::Server)s that share a [`Quota`](super::Quota);
+/// the others each worker has for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Allocations at a time; beyond, 508 is answered.

@@ -45,6 +45,7 @@ mod nonce;
 mod output;
 mod peers;
 mod ports;
+mod quota;
 mod responder;
 mod response;
 mod timers;
@@ -66,6 +67,7 @@ pub use output::{
     AllocationId, ChannelBinding, Families, FiveTuple, FromClient, Now, Output, PortError, Prefix,
     ToClient, ToPeer, Transport, UsernameMoved,
 };
+pub use quota::Quota;
 
 use allocation::Allocation;
 use allocations::Refusal;

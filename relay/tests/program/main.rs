@@ -7,6 +7,7 @@ mod a_relay_that_is_told_to_end_drains_first;
 mod a_start_that_cannot_work_says_what_to_do;
 mod a_username_has_one_allocation;
 mod certificates_are_renewed_while_it_runs;
+mod limits_hold_for_all_workers_together;
 mod other_peoples_clients_are_served;
 mod strangers_get_little;
 mod support;

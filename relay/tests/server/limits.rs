@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use connlib_relay::server::Limits;
+use connlib_relay::server::{Limits, PerUser};
 
 use crate::support::*;
 
@@ -43,6 +43,81 @@ fn allocations_have_a_limit_per_source() {
     }
     let mut same_64 = Client::stamped("[2001:db8:7::9]:1", "z");
     assert_eq!(same_64.ask(&mut relay, ALLOCATE, &[UDP]).code(), Some(486));
+}
+
+/// Two workers of one relay, of which each user may have several allocations.
+fn workers(change: impl FnOnce(&mut Limits)) -> [Relay; 2] {
+    let mut config = config();
+    config.credentials.per_stamped_user = PerUser::Limited;
+    change(&mut config.limits);
+    let [first, mut second] = [Relay::new(config.clone()), Relay::new(config)];
+    second.now = first.now;
+    [first, second]
+}
+
+#[test]
+fn workers_share_the_limit_in_all() {
+    let [mut first, mut second] = workers(|limits| limits.allocations = 2);
+    let client = |n: u8| Client::stamped(&format!("198.51.100.{n}:1"), &format!("{n}"));
+    // The kernel chose one worker for both: nothing is set aside for the other.
+    client(1).allocate(&mut first);
+    client(2).allocate(&mut first);
+    for relay in [&mut first, &mut second] {
+        assert_eq!(client(3).ask(relay, ALLOCATE, &[UDP]).code(), Some(508));
+    }
+    assert_eq!(client(1).ask(&mut first, REFRESH, &[(LIFETIME, &[0; 4])]).code(), None);
+    client(3).allocate(&mut second);
+    assert_eq!(client(4).ask(&mut first, ALLOCATE, &[UDP]).code(), Some(508));
+    // Nor do the allocations of a worker that ended count.
+    drop(second);
+    client(4).allocate(&mut first);
+}
+
+#[test]
+fn workers_share_the_limit_per_user() {
+    let [mut first, mut second] = workers(|limits| limits.allocations_per_user = 1);
+    Client::stamped("198.51.100.1:1", "a").allocate(&mut first);
+    let mut elsewhere = Client::stamped("198.51.100.2:1", "a");
+    assert_eq!(elsewhere.ask(&mut second, ALLOCATE, &[UDP]).code(), Some(486));
+    Client::stamped("198.51.100.3:1", "b").allocate(&mut second);
+    first.pass(Duration::from_secs(600));
+    elsewhere.allocate(&mut second);
+}
+
+#[test]
+fn workers_share_the_limit_per_source() {
+    let [mut first, mut second] = workers(|limits| limits.allocations_per_source = 1);
+    Client::stamped("198.51.100.1:1", "a").allocate(&mut first);
+    let mut same_source = Client::stamped("198.51.100.1:2", "b");
+    assert_eq!(same_source.ask(&mut second, ALLOCATE, &[UDP]).code(), Some(486));
+    Client::stamped("198.51.100.2:1", "b").allocate(&mut second);
+    first.pass(Duration::from_secs(600));
+    same_source.allocate(&mut second);
+}
+
+#[test]
+fn an_allocation_whose_port_cannot_be_opened_takes_no_place() {
+    let [mut first, mut second] = workers(|limits| limits.allocations = 1);
+    first.busy_ports.extend(1..=u16::MAX);
+    let mut unlucky = Client::stamped("198.51.100.1:1", "a");
+    assert_eq!(unlucky.ask(&mut first, ALLOCATE, &[UDP]).code(), Some(508));
+    Client::stamped("198.51.100.2:1", "b").allocate(&mut second);
+}
+
+#[test]
+fn a_username_moves_between_workers_however_low_the_limit() {
+    let mut config = config();
+    config.limits.allocations_per_user = 1;
+    let mut workers = [Relay::new(config.clone()), Relay::new(config)];
+    workers[1].now = workers[0].now;
+    for port in 1..7 {
+        let [old, new] = &mut workers;
+        Client::stamped(&format!("198.51.100.7:{port}"), "a").allocate(new);
+        old.server.handle_username_moved(&new.moved.pop().unwrap());
+        old.run();
+        assert_eq!((old.server.allocations(), new.server.allocations()), (0, 1));
+        workers.reverse();
+    }
 }
 
 #[test]
