@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use connlib_e2e::link::Switch;
 use connlib_e2e::process::Command;
 use connlib_e2e::{Lab, Namespace, Process, wait};
 
@@ -24,6 +25,7 @@ pub(crate) struct Network {
     pub(crate) relay: Namespace,
     pub(crate) client: Namespace,
     pub(crate) peer: Namespace,
+    pub(crate) internet: Switch,
     // Last: what runs in it goes first.
     lab: Lab,
 }
@@ -35,10 +37,14 @@ impl Network {
         let [relay, client, peer] =
             ["relay", "client", "peer"].map(|name| lab.namespace(name).unwrap());
         for (namespace, host) in [(&relay, 5), (&client, 6), (&peer, 7)] {
-            let addresses = [format!("203.0.113.{host}/24"), format!("2001:db8::{host}/64")];
+            let addresses = addresses(host);
             internet.plug(namespace, "eth0", &addresses.each_ref().map(String::as_str)).unwrap();
         }
-        Self { relay, client, peer, lab }
+        Self { relay, client, peer, internet, lab }
+    }
+
+    pub(crate) fn lab(&self) -> &Lab {
+        &self.lab
     }
 
     /// A file that only its owner may read.
@@ -156,6 +162,11 @@ pub(crate) struct Certificate {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
     pub(crate) der: rustls::pki_types::CertificateDer<'static>,
+}
+
+/// Of a host on the internet.
+pub(crate) fn addresses(host: u8) -> [String; 2] {
+    [format!("203.0.113.{host}/24"), format!("2001:db8::{host}/64")]
 }
 
 /// For arguments that are strings.

@@ -1,0 +1,162 @@
+//! The network of the other tests, where the relay's interface is one for XDP.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+use std::time::Duration;
+
+use connlib_e2e::wire::Wire;
+use connlib_e2e::{Impairment, Namespace, Process, wait};
+use connlib_relay_xdp::{Config, Preference, Xdp};
+
+use crate::client::{Client, receive, socket};
+use crate::support::{Network, PEER, PEER6, RELAY, RELAY6, SOON, addresses};
+
+/// Where `cargo xtask ebpf` puts the program.
+const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/xdp/object/relay.o");
+
+pub(super) const ATTACHED: &str = "relaying channels in the kernel";
+pub(super) const GONE: &str = "no XDP program is attached: relaying in user space";
+pub(super) const REFUSED: &str = "the XDP program does not run: relaying in user space";
+
+/// On which interface, and in which mode.
+pub(super) fn flags(mode: &str) -> [&str; 4] {
+    ["--xdp-interface", "eth0", "--xdp", mode]
+}
+
+/// The network, and a cable that a program can send on in the driver, if there is a program.
+pub(super) fn lay() -> Option<(Network, Cable)> {
+    if !Path::new(PROGRAM).exists() {
+        eprintln!("skipped: the relay has no XDP program, see `cargo xtask ebpf`");
+        return None;
+    }
+    let network = Network::new();
+    let cable = Cable::between(&network);
+    Some((network, cable))
+}
+
+/// The relay's cable, whose frames are as on a real one: with whole checksums.
+#[derive(Debug)]
+pub(super) struct Cable {
+    /// In this kind of driver, what a program sends arrives only where another program is. This one lets all pass.
+    _passing: Xdp,
+}
+
+impl Cable {
+    fn between(network: &Network) -> Self {
+        for (at, interface) in [(&*network.internet, "relay"), (&network.relay, "eth0")] {
+            let ethtool = at.command("ethtool").args(["-K", interface, "tx", "off", "gro", "on"]);
+            ethtool.run().unwrap();
+        }
+        let attach = || {
+            let (mut passing, _) = Xdp::load(&Config {
+                interfaces: vec!["relay".to_owned()],
+                preference: Preference::Native,
+                listen_port: 0,
+                v4: None,
+                v6: None,
+            })
+            .unwrap();
+            passing.tend(&mut || {}).unwrap();
+            passing
+        };
+        Self { _passing: network.internet.enter(attach).unwrap() }
+    }
+}
+
+/// Gives the relay its usual interface.
+pub(super) fn plug(network: &Network) -> Cable {
+    let addresses = addresses(5);
+    let addresses = addresses.each_ref().map(String::as_str);
+    network.internet.plug(&network.relay, "eth0", &addresses).unwrap();
+    know_each_other(network);
+    Cable::between(network)
+}
+
+/// Gives it one whose driver has programs.
+pub(super) fn plug_wire(network: &Network) -> Wire {
+    let addresses = addresses(5);
+    let addresses = addresses.each_ref().map(String::as_str);
+    let perfect = Impairment::default();
+    let wire = network.internet.plug_wire(&network.relay, "eth0", &addresses, perfect, 1).unwrap();
+    know_each_other(network);
+    wire
+}
+
+/// Neighbours remember the card that was there before.
+pub(super) fn know_each_other(network: &Network) {
+    for host in [&network.client, &network.peer] {
+        host.ip("neighbour flush dev eth0").unwrap();
+    }
+}
+
+/// Waits for a line after `count` others like it.
+pub(super) fn wait_for_nth(relay: &Process, line: &str, count: usize) {
+    let log = relay.log();
+    wait::until(line, SOON, || log.find_nth(line, count)).unwrap();
+}
+
+/// What the metric says about the interface.
+pub(super) fn mode(network: &Network) -> String {
+    let metrics = network.get("/metrics");
+    let start = "connlib_relay_xdp_attached{interface=\"eth0\",mode=\"";
+    let mut lines = metrics.lines().filter_map(|line| line.strip_prefix(start));
+    let (mode, value) = lines.next().unwrap().split_once("\"} ").unwrap();
+    assert_eq!((lines.next(), value), (None, if mode == "off" { "0" } else { "1" }));
+    mode.to_owned()
+}
+
+/// How many packets were relayed in this way.
+pub(super) fn relayed(network: &Network, datapath: &str) -> u64 {
+    let label = format!("datapath=\"{datapath}\"");
+    network.metric("connlib_relay_relayed_packets_total", &label)
+}
+
+/// Somebody on the other side of the relay.
+pub(super) struct Peer {
+    socket: UdpSocket,
+    pub(super) address: SocketAddr,
+}
+
+impl Peer {
+    pub(super) fn new(network: &Network, is_v4: bool) -> Self {
+        let ip = if is_v4 { PEER } else { PEER6 };
+        let address = SocketAddr::new(ip.parse().unwrap(), 9);
+        Self::at(&network.peer, address)
+    }
+
+    fn at(namespace: &Namespace, like: SocketAddr) -> Self {
+        let socket = socket(namespace, like);
+        let address = SocketAddr::new(like.ip(), socket.local_addr().unwrap().port());
+        Self { socket, address }
+    }
+
+    pub(super) fn socket(&self) -> &UdpSocket {
+        &self.socket
+    }
+
+    pub(super) fn send(&self, allocation: u16, data: &[u8]) {
+        let ip = if self.address.is_ipv4() { RELAY } else { RELAY6 };
+        let relay = SocketAddr::new(ip.parse().unwrap(), allocation);
+        drop(self.socket.send_to(data, relay));
+    }
+
+    /// The next datagram, and the port of the relay that it came from; nothing if there is none for a while.
+    pub(super) fn receive(&self) -> Option<(u16, Vec<u8>)> {
+        receive(&self.socket).map(|(data, from)| (from.port(), data))
+    }
+}
+
+/// Sends there and back until both have arrived: at first, neighbours have to be found.
+pub(super) fn reach(client: &Client, channel: u16, peer: &Peer, allocation: u16) {
+    let mut attempts = 0_u8..;
+    wait::until("an answer through the relay", Duration::from_secs(60), || {
+        let attempt = [attempts.next()?];
+        client.send(channel, &attempt, &[]);
+        // Those before it may come late, but not later.
+        while peer.receive()? != (allocation, attempt.to_vec()) {}
+        peer.send(allocation, &attempt);
+        while client.receive()? != (channel, attempt.to_vec()) {}
+        Some(())
+    })
+    .unwrap();
+}
