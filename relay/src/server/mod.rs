@@ -137,10 +137,7 @@ impl Server {
     ) -> FromClient<'a> {
         let handled = match message.first().and_then(|first| Kind::of(*first)) {
             Some(Kind::ChannelData) => self.forward_channel_data(&client, message),
-            Some(Kind::Stun) => match Message::parse(message) {
-                Some(stun) => self.handle_stun(client, stun, now),
-                None => Err(Drop::Malformed),
-            },
+            Some(Kind::Stun) => self.handle_stun(client, message, now),
             None => Err(Drop::Malformed),
         };
         match handled {
@@ -250,12 +247,15 @@ impl Server {
         allocation.forward(data).map(FromClient::Forward)
     }
 
+    /// Not part of its caller: what comes by channels needs none of its room on the stack.
+    #[inline(never)]
     fn handle_stun<'a>(
         &mut self,
         client: FiveTuple,
-        message: Message<'a>,
+        message: &'a [u8],
         now: Now,
     ) -> Result<FromClient<'a>, Drop> {
+        let message = Message::parse(message).ok_or(Drop::Malformed)?;
         match (message.class(), message.method()) {
             (Class::Indication, connlib_stun::Method::SEND) => {
                 let (peer, payload) = data::parse_indication(&message)?;
