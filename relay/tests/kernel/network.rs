@@ -30,7 +30,7 @@ pub(super) fn lay() -> Option<(Network, Cable)> {
         return None;
     }
     let network = Network::new();
-    let cable = Cable::between(&network);
+    let cable = Cable::of(&network);
     Some((network, cable))
 }
 
@@ -42,11 +42,8 @@ pub(super) struct Cable {
 }
 
 impl Cable {
-    fn between(network: &Network) -> Self {
-        for (at, interface) in [(&*network.internet, "relay"), (&network.relay, "eth0")] {
-            let ethtool = at.command("ethtool").args(["-K", interface, "tx", "off", "gro", "on"]);
-            ethtool.run().unwrap();
-        }
+    fn of(network: &Network) -> Self {
+        finish_checksums(network, "eth0");
         let attach = || {
             let (mut passing, _) = Xdp::load(&Config {
                 interfaces: vec!["relay".to_owned()],
@@ -63,13 +60,34 @@ impl Cable {
     }
 }
 
+/// At both ends of the relay's cable.
+fn finish_checksums(network: &Network, interface: &str) {
+    for (at, interface) in [(&*network.internet, "relay"), (&network.relay, interface)] {
+        at.command("ethtool").args(["-K", interface, "tx", "off"]).run().unwrap();
+    }
+}
+
 /// Gives the relay its usual interface.
 pub(super) fn plug(network: &Network) -> Cable {
     let addresses = addresses(5);
     let addresses = addresses.each_ref().map(String::as_str);
     network.internet.plug(&network.relay, "eth0", &addresses).unwrap();
     know_each_other(network);
-    Cable::between(network)
+    Cable::of(network)
+}
+
+/// Gives it one without programs in its driver: a bridge, of which the card is a part. That card joins datagrams.
+pub(super) fn plug_bridge(network: &Network) {
+    network.internet.plug(&network.relay, "card0", &[]).unwrap();
+    network.relay.ip("link add eth0 type bridge forward_delay 0").unwrap();
+    network.relay.ip("link set card0 master eth0").unwrap();
+    for address in addresses(5) {
+        network.relay.address("eth0", &address).unwrap();
+    }
+    network.relay.ip("link set eth0 up").unwrap();
+    know_each_other(network);
+    finish_checksums(network, "card0");
+    network.relay.command("ethtool").args(["-K", "card0", "gro", "on"]).run().unwrap();
 }
 
 /// Gives it one whose driver has programs.
