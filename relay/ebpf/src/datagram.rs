@@ -134,6 +134,14 @@ impl Datagram {
         self.destination == local && local != Address::NONE
     }
 
+    /// Whether it says that the relay has sent it: such a packet never comes from outside, and the kernel takes none that
+    /// says so (RFC 1812 §5.3.8).
+    #[inline(always)]
+    pub fn is_from(&self, config: &Config) -> bool {
+        let own = own(config, self.family);
+        self.source == own.local || self.source == own.public
+    }
+
     /// Length of what follows the UDP header.
     #[inline(always)]
     pub fn payload(&self) -> u16 {

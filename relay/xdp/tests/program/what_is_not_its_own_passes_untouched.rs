@@ -225,6 +225,26 @@ fn a_relay_with_one_family_has_no_business_with_the_other() {
     });
 }
 
+/// What is between clients of one relay never leaves it, so what seems to be from itself is forged. The kernel drops it, by
+/// either of the relay's names.
+#[test]
+#[cfg_attr(not(has_program), ignore = "needs the program: run `cargo xtask ebpf` first")]
+fn what_claims_to_be_from_the_relay() {
+    in_namespace(|| {
+        let mut lab = Lab::new(dual_stack());
+        for (own, to) in [(PUBLIC_V4, LOCAL_V4), (PUBLIC_V6, LOCAL_V6)] {
+            let other = at(own, PORT + 7);
+            lab.bind(Binding { peer: other, ..binding_of_v4() });
+            for name in [own, to] {
+                let payload = DATA.to_vec();
+                let frame = Frame { source: at(name, PORT + 7), payload, ..blank(to, PORT) };
+                passes(&mut lab, name, &frame.bytes(), None);
+            }
+            lab.unbind_all();
+        }
+    });
+}
+
 #[test]
 #[cfg_attr(not(has_program), ignore = "needs the program: run `cargo xtask ebpf` first")]
 fn a_relay_listens_where_it_is_told_to() {
