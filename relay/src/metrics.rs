@@ -247,6 +247,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn values_of_labels_are_quoted() {
+        let mut text = Text::default();
+        text.sample("x", &[("interface", &r#"a"b\c"#), ("mode", &"off")], 0);
+        assert_eq!(text.0, "connlib_relay_x{interface=\"a\\\"b\\\\c\",mode=\"off\"} 0\n");
+    }
+
+    #[test]
     fn each_sample_has_a_family_and_workers_are_apart() {
         let stats: Vec<_> = (1..=2)
             .map(|n| {

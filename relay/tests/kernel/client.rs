@@ -23,7 +23,8 @@ const CHANNEL_NUMBER: u16 = 0x0c;
 const LIFETIME: u16 = 0x0d;
 const XOR_PEER_ADDRESS: u16 = 0x12;
 const REQUESTED_ADDRESS_FAMILY: u16 = 0x17;
-const REQUESTED_TRANSPORT: u16 = 0x19;
+/// REQUESTED-TRANSPORT, as it always is.
+const UDP: (u16, &[u8]) = (0x19, &[17, 0, 0, 0]);
 const ADDITIONAL_ADDRESS_FAMILY: u16 = 0x8000;
 
 const REALM: &str = "firezone";
@@ -63,10 +64,15 @@ impl Client {
 
     /// An allocation of both families: its port.
     pub(super) fn allocate(&mut self) -> u16 {
-        let answer = self.ask(
-            ALLOCATE,
-            &[(REQUESTED_TRANSPORT, &[17, 0, 0, 0]), (ADDITIONAL_ADDRESS_FAMILY, &[2, 0, 0, 0])],
-        );
+        self.allocate_with(&[UDP, (ADDITIONAL_ADDRESS_FAMILY, &[2, 0, 0, 0])])
+    }
+
+    pub(super) fn allocate_of_ipv4(&mut self) -> u16 {
+        self.allocate_with(&[UDP])
+    }
+
+    fn allocate_with(&mut self, attributes: &[(u16, &[u8])]) -> u16 {
+        let answer = self.ask(ALLOCATE, attributes);
         let message = Message::from_bytes(&answer).unwrap();
         let relayed = message.attribute::<XorRelayedAddress>();
         let relayed = relayed.unwrap_or_else(|_| panic!("refused: {:?}", code(&answer)));

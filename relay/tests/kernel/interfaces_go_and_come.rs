@@ -8,7 +8,7 @@ use crate::network::{
     ATTACHED, GONE, Peer, REFUSED, flags, know_each_other, lay, mode, plug, plug_bridge, plug_wire,
     reach, relayed, wait_for_nth,
 };
-use crate::support::{Network, RELAY, SOON};
+use crate::support::{Network, PEER, RELAY, SOON};
 
 const CHANNEL: u16 = 0x4001;
 
@@ -117,6 +117,39 @@ fn it_may_be_lent_to_another_namespace() {
     network.relay.ip("link set eth0 up").unwrap();
     wait_for_nth(&relay, ATTACHED, 1);
     assert_relayed(&network, "xdp", &standing);
+}
+
+/// As behind a router that translates addresses: the public one is on no interface, and that of the machine may change.
+#[test]
+fn the_machine_may_get_another_address() {
+    let Some((network, _cable)) = lay() else { return };
+    network.relay.route("default", "203.0.113.6").unwrap();
+    let users = network.users();
+    let command = network.bare_command().args(["--public-ip4-addr", "192.0.2.1"]);
+    let command = command.args(["--health-listen", "127.0.0.1:8080"]).args(flags("native"));
+    let mut relay = command.arg("--user-file").arg(users).spawn_watched("relay").unwrap();
+    relay.wait_for("relaying", SOON).unwrap();
+    let through = |address: &str| {
+        let mut client = Client::anna(&network.client, address);
+        let peer = Peer::of(&network, PEER, address);
+        let port = client.allocate_of_ipv4();
+        assert_eq!(client.bind(CHANNEL, peer.address), None);
+        (client, peer, port)
+    };
+    assert_relayed(&network, "xdp", &through("203.0.113.5"));
+
+    network.relay.ip("address delete 203.0.113.5/24 dev eth0").unwrap();
+    network.relay.address("eth0", "203.0.113.55/24").unwrap();
+    network.relay.route("default", "203.0.113.6").unwrap();
+    let standing = through("203.0.113.55");
+    let (client, peer, port) = &standing;
+    wait::until("the program to know the address", SOON, || {
+        reach(client, CHANNEL, peer, *port);
+        let before = relayed(&network, "xdp");
+        reach(client, CHANNEL, peer, *port);
+        (relayed(&network, "xdp") >= before + 2).then_some(())
+    })
+    .unwrap();
 }
 
 /// In the driver of the first, behind that of the second. Of a bridge, the program sees what the kernel has made of packets

@@ -1,11 +1,11 @@
 //! The network of the other tests, where the relay's interface is one for XDP.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
 use connlib_e2e::wire::Wire;
-use connlib_e2e::{Impairment, Namespace, Process, wait};
+use connlib_e2e::{Impairment, Process, wait};
 use connlib_relay_xdp::{Config, Preference, Xdp};
 
 use crate::client::{Client, receive, socket};
@@ -133,19 +133,21 @@ pub(super) fn relayed(network: &Network, datapath: &str) -> u64 {
 pub(super) struct Peer {
     socket: UdpSocket,
     pub(super) address: SocketAddr,
+    relay: IpAddr,
 }
 
 impl Peer {
     pub(super) fn new(network: &Network, is_v4: bool) -> Self {
-        let ip = if is_v4 { PEER } else { PEER6 };
-        let address = SocketAddr::new(ip.parse().unwrap(), 9);
-        Self::at(&network.peer, address)
+        let (ip, relay) = if is_v4 { (PEER, RELAY) } else { (PEER6, RELAY6) };
+        Self::of(network, ip, relay)
     }
 
-    fn at(namespace: &Namespace, like: SocketAddr) -> Self {
-        let socket = socket(namespace, like);
-        let address = SocketAddr::new(like.ip(), socket.local_addr().unwrap().port());
-        Self { socket, address }
+    /// At this address, and the relay at that one.
+    pub(super) fn of(network: &Network, ip: &str, relay: &str) -> Self {
+        let ip = ip.parse().unwrap();
+        let socket = socket(&network.peer, SocketAddr::new(ip, 0));
+        let address = SocketAddr::new(ip, socket.local_addr().unwrap().port());
+        Self { socket, address, relay: relay.parse().unwrap() }
     }
 
     pub(super) fn socket(&self) -> &UdpSocket {
@@ -153,9 +155,7 @@ impl Peer {
     }
 
     pub(super) fn send(&self, allocation: u16, data: &[u8]) {
-        let ip = if self.address.is_ipv4() { RELAY } else { RELAY6 };
-        let relay = SocketAddr::new(ip.parse().unwrap(), allocation);
-        drop(self.socket.send_to(data, relay));
+        drop(self.socket.send_to(data, SocketAddr::new(self.relay, allocation)));
     }
 
     /// The next datagram, and the port of the relay that it came from; nothing if there is none for a while.

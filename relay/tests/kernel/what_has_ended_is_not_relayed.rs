@@ -1,6 +1,5 @@
 //! What the relay does not allow, the program does not do: neither what was never allowed nor what has ended since.
 
-use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use data_encoding::BASE64_NOPAD;
@@ -126,18 +125,17 @@ fn peers_that_nobody_may_have() {
     reach(&client, CHANNEL, &allowed, port);
 }
 
-/// Whoever sends from a relay's own address is not from the relay.
+/// A permission is for an address, a channel for an address and its port: what has the one alone comes as an indication,
+/// which user space makes.
 #[test]
-fn strangers_that_pretend_to_be_peers() {
+fn neighbours_of_a_peer() {
     let Some((network, _cable)) = lay() else { return };
     let _relay = network.start(&flags("native"));
     let standing = Standing::new(&network, Client::anna(&network.client, RELAY));
-    let other = Peer::new(&network, true);
-    let impostor = SocketAddr::new(other.address.ip(), other.address.port());
-    assert_ne!(impostor, standing.peers[0].address);
+    let neighbour = Peer::new(&network, true);
+    assert_ne!(neighbour.address, standing.peers[0].address);
     let before = relayed(&network, "xdp");
-    other.send(standing.port, b"by permission, not by channel");
-    // The permission is for the address: it comes as an indication, from user space.
+    neighbour.send(standing.port, b"by permission, not by channel");
     network.wait_for_metric_with("connlib_relay_relayed_packets_total", "userspace", |packets| {
         packets > 0
     });
