@@ -13,19 +13,23 @@
 //! - [`device`]: a WireGuard device of another program
 //! - [`tools`]: programs of others, looked for and installed
 //! - [`end`], [`pair`], [`clock`]: ours, the two together, and our time
-//! - [`site`]: a relay, and hosts that need it
+//! - [`site`]: a relay, and hosts that need it; [`relayed`]: our nodes there; [`coturn`]
 #![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod coturn;
 pub mod device;
 pub mod end;
 mod ice;
 pub mod pair;
+pub mod relayed;
 pub mod site;
 pub mod tools;
 
 pub use clock::Clock;
+pub use coturn::Coturn;
 pub use device::Device;
 pub use end::End;
 pub use pair::Pair;
+pub use relayed::Relayed;
 pub use site::Site;
