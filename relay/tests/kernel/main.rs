@@ -10,4 +10,5 @@ mod network;
 #[path = "../program/support.rs"]
 #[allow(dead_code, reason = "shared with other tests")]
 mod support;
+mod what_does_not_fit;
 mod what_has_ended_is_not_relayed;
