@@ -431,6 +431,7 @@ impl Session {
                 self.tunnel.handle_network_change(now);
                 self.call_portal();
             }
+            SystemEvent::AddressesChanged(_) => self.update_addresses(now),
             SystemEvent::ResolversChanged(servers) => {
                 self.resolvers.set(&servers);
                 self.tunnel.set_system_resolvers(servers, now);

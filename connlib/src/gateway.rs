@@ -378,6 +378,7 @@ impl Session {
                 self.update_addresses(Instant::now());
                 self.call_portal();
             }
+            SystemEvent::AddressesChanged(_) => self.update_addresses(Instant::now()),
             SystemEvent::ResolversChanged(servers) => {
                 self.names.set_servers(&servers);
                 self.dns.set_servers(&servers);

@@ -43,6 +43,9 @@ pub enum Event {
     /// The machine's addresses, or the ways out of it, are now these. They may also be the same as before if a link
     /// was lost and came back: what is behind it may have changed.
     NetworkChange(Network),
+    /// The machine's addresses are now these, but the ways out of it are what they were: connections last. A container
+    /// has started, say, and its bridge has come up.
+    AddressesChanged(Network),
     /// The system's DNS servers are now these.
     ResolversChanged(Vec<SocketAddr>),
 }
@@ -58,6 +61,7 @@ pub enum Event {
 /// loop {
 ///     match events.next().await {
 ///         Event::NetworkChange(network) => println!("roam to {:?}", network.addresses),
+///         Event::AddressesChanged(network) => println!("stay, with {:?}", network.addresses),
 ///         Event::ResolversChanged(servers) => println!("ask {servers:?}"),
 ///     }
 /// }
@@ -124,8 +128,8 @@ impl Events {
                 }
                 () = self.watch.changed() => self.resolvers_burst.note(Instant::now()),
                 () = self.network_burst.settled() => {
-                    if let Some(network) = self.look() {
-                        return Event::NetworkChange(network);
+                    if let Some(event) = self.look() {
+                        return event;
                     }
                 }
                 () = self.retry.due() => {
@@ -133,8 +137,8 @@ impl Events {
                     if let Ok(socket) = Socket::route() {
                         self.socket = socket;
                     }
-                    if let Some(network) = self.look() {
-                        return Event::NetworkChange(network);
+                    if let Some(event) = self.look() {
+                        return event;
                     }
                 }
                 () = self.resolvers_burst.settled() => {
@@ -149,14 +153,17 @@ impl Events {
         }
     }
 
-    /// The network if it is another one now.
-    fn look(&mut self) -> Option<Network> {
+    /// What has changed about the network, if anything has.
+    fn look(&mut self) -> Option<Event> {
         match Network::read(&mut self.socket, self.tun.index) {
             Ok(network) => {
                 self.retry.succeeded();
-                let is_new = network != self.network;
-                self.network.clone_from(&network);
-                return is_new.then_some(network);
+                let before = std::mem::replace(&mut self.network, network.clone());
+                return match () {
+                    () if network == before => None,
+                    () if network.has_ways_of(&before) => Some(Event::AddressesChanged(network)),
+                    () => Some(Event::NetworkChange(network)),
+                };
             }
             // Changes faster than one can look.
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {

@@ -74,6 +74,19 @@ impl Network {
             carrier_losses: links.iter().map(|(index, l)| (*index, l.carrier_losses)).collect(),
         })
     }
+
+    /// Whether what went out before goes out as it did: by the same interfaces and routers, with the same addresses.
+    pub(super) fn has_ways_of(&self, before: &Self) -> bool {
+        let ways = |network: &Self| [network.uplink_v4, network.uplink_v6];
+        let on_ways = |interface: &u32| {
+            ways(before).iter().flatten().any(|uplink| uplink.interface == *interface)
+        };
+        let mut addresses = before.addresses.iter().filter(|it| on_ways(&it.interface));
+        let mut losses = before.carrier_losses.iter().filter(|(interface, _)| on_ways(interface));
+        ways(self) == ways(before)
+            && addresses.all(|address| self.addresses.contains(address))
+            && losses.all(|losses| self.carrier_losses.contains(losses))
+    }
 }
 
 fn is_usable(address: &address::Address) -> bool {

@@ -50,8 +50,11 @@ async fn next(events: &mut Events) -> Event {
 async fn network_until(events: &mut Events, is_so: impl Fn(&Network) -> bool) {
     loop {
         match next(events).await {
-            Event::NetworkChange(network) if is_so(&network) => return,
-            Event::NetworkChange(_) => {}
+            Event::NetworkChange(network) | Event::AddressesChanged(network) => {
+                if is_so(&network) {
+                    return;
+                }
+            }
             event => panic!("{event:?}"),
         }
     }
@@ -114,7 +117,7 @@ fn several_changes_at_once_are_one_event() {
             ip(&format!("address add 192.168.1.{i}/24 dev lan"));
         }
         match next(events).await {
-            Event::NetworkChange(network) => assert_eq!(network.addresses.len(), 51),
+            Event::AddressesChanged(network) => assert_eq!(network.addresses.len(), 51),
             event => panic!("{event:?}"),
         }
         expect_quiet(events).await;
@@ -145,6 +148,28 @@ fn the_way_to_the_internet_changes() {
         ip("route del default");
         network_until(events, |network| network.uplink_v4.is_none()).await;
         expect_quiet(events).await;
+    });
+}
+
+#[test]
+fn what_happens_beside_the_ways_out_leaves_them_as_they_are() {
+    Lab::new().run(async |events, _| {
+        ip("link add bridge type veth peer name container");
+        ip("address add 172.17.0.1/16 dev bridge");
+        ip("link set bridge up");
+        ip("link set container up");
+        let told = next(events).await;
+        assert!(matches!(&told, Event::AddressesChanged(n) if n.addresses.len() == 2), "{told:?}");
+        ip("link del bridge");
+        let told = next(events).await;
+        assert!(matches!(&told, Event::AddressesChanged(n) if n.addresses.len() == 1), "{told:?}");
+
+        ip("address add 192.168.1.6/24 dev lan");
+        let told = next(events).await;
+        assert!(matches!(told, Event::AddressesChanged(_)), "{told:?}");
+        ip("address del 192.168.1.6/24 dev lan");
+        let told = next(events).await;
+        assert!(matches!(told, Event::NetworkChange(_)), "{told:?}");
     });
 }
 
