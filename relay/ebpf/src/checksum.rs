@@ -23,18 +23,19 @@ impl Sum {
         words.iter().fold(self, |sum, word| sum.add(*word))
     }
 
+    /// The sum as a word.
     #[inline(always)]
-    pub fn remove_all(self, words: &[u16; 8]) -> Self {
-        words.iter().fold(self, |sum, word| sum.remove(*word))
+    pub fn folded(self) -> u16 {
+        // Words are 16 bits and there are fewer than 2^16 of them: the second carry is the last.
+        let once = (self.0 & 0xffff) + (self.0 >> 16);
+        let twice = (once & 0xffff) + (once >> 16);
+        twice as u16
     }
 
     /// The checksum of what is in the sum.
     #[inline(always)]
     pub fn checksum(self) -> u16 {
-        // Words are 16 bits and there are fewer than 2^16 of them: the second carry is the last.
-        let once = (self.0 & 0xffff) + (self.0 >> 16);
-        let twice = (once & 0xffff) + (once >> 16);
-        !(twice as u16)
+        !self.folded()
     }
 
     /// The same for UDP, where zero says that there is none (RFC 768).

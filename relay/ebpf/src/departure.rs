@@ -102,6 +102,11 @@ impl<'a> Departure<'a> {
             return if self.family() == Family::V4 { Ok(0) } else { Err(Pass::Checksum) };
         }
         let (old, new) = (word(datagram.length), word(self.length()));
+        let ends = Sum::ZERO.add_all(&datagram.source.0).add_all(&datagram.destination.0).add(old);
+        // What the kernel has not finished yet has the sum of the pseudo-header there. It may be several datagrams in one.
+        if datagram.checksum == ends.add(word(UDP.into())).folded() {
+            return Err(Pass::Unfinished);
+        }
         let mut sum = self.data.removed;
         if let Framing::Channel = self.framing {
             sum = sum.add(self.to.tag).add(word(self.data.length));
@@ -109,11 +114,9 @@ impl<'a> Departure<'a> {
         // The length is summed twice: of the header, and of the pseudo-header.
         let sum = sum
             .add(!datagram.checksum)
-            .remove_all(&datagram.source.0)
-            .remove_all(&datagram.destination.0)
+            .remove(ends.folded())
             .remove(datagram.source_port)
             .remove(datagram.destination_port)
-            .remove(old)
             .remove(old)
             .add_all(&self.source.0)
             .add_all(&self.to.address.0)

@@ -42,6 +42,8 @@ pub enum Pass {
     TooBig,
     /// The driver leaves no room for longer headers
     NoRoom,
+    /// Its checksum is yet to be finished: it comes from this machine, or the kernel has joined several
+    Unfinished,
 }
 
 /// What a counter stands for.
@@ -55,7 +57,7 @@ pub enum Outcome {
 
 impl Pass {
     /// All there are, in order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Control,
         Self::Length,
         Self::NoChannel,
@@ -66,6 +68,7 @@ impl Pass {
         Self::Egress,
         Self::TooBig,
         Self::NoRoom,
+        Self::Unfinished,
     ];
 }
 

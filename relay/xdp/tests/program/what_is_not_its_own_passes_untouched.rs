@@ -179,6 +179,31 @@ fn what_cannot_be_sent() {
     });
 }
 
+/// Between interfaces of one machine, or of its guests, checksums are left for the last one to finish, as are those of
+/// datagrams that the kernel has joined.
+#[test]
+#[cfg_attr(not(has_program), ignore = "needs the program: run `cargo xtask ebpf` first")]
+fn what_is_not_finished() {
+    in_namespace(|| {
+        let mut lab = bound();
+        for frame in [from_client_v4(), from_client_v6(), from_peer_v4(), from_peer_v6()] {
+            let finished = frame.bytes();
+            relays(&mut lab, &finished);
+            let udp = if frame.source.is_ipv4() { UDP_V4 } else { UDP_V6 };
+            // Both addresses, the length and the protocol.
+            let addresses = if frame.source.is_ipv4() { IP + 12..IP + 20 } else { IP + 8..IP + 40 };
+            let words = [&finished[addresses], &finished[udp + 4..udp + 6], &[0, 17]].concat();
+            let words = words.chunks_exact(2).map(|word| [word[0], word[1]]);
+            let sum: u32 = words.map(|word| u32::from(u16::from_be_bytes(word))).sum();
+            let sum = (sum & 0xffff) as u16 + (sum >> 16) as u16;
+            let unfinished = with(&finished, udp + 6, &sum.to_be_bytes());
+            passes(&mut lab, "unfinished", &unfinished, Some(Pass::Unfinished));
+            let damaged = with(&finished, udp + 6, &(sum + 1).to_be_bytes());
+            relays(&mut lab, &damaged);
+        }
+    });
+}
+
 #[test]
 #[cfg_attr(not(has_program), ignore = "needs the program: run `cargo xtask ebpf` first")]
 fn what_was_bound_once() {
