@@ -3,6 +3,10 @@
 //! To the links, an address that a relay gave us is one more local address. Only here is known that what is sent from
 //! it goes to the relay with a channel's header in front, and that what comes from the relay by a channel came from a
 //! peer.
+//!
+//! `turn-client-proto` 0.7 speaks the protocol as well, for one allocation whose credentials never change. Ours outlive
+//! them, send data right behind the request that binds its channel, and are chosen, proven and left by what all of them
+//! show; little of it is the protocol.
 
 mod allocation;
 mod channels;

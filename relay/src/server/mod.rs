@@ -30,6 +30,9 @@
 //! }
 //! # Ok::<(), connlib_relay::server::ConfigError>(())
 //! ```
+//!
+//! `turn-server-proto` 0.7 does the same for a few clients: it keeps them in a list that it goes through for each packet,
+//! and has neither quotas nor usernames that end by themselves, as portals hand them out.
 
 mod allocation;
 mod allocations;
