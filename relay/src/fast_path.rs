@@ -1,7 +1,6 @@
 //! Where channels bypass the workers: the XDP program, if it runs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +12,6 @@ use connlib_relay_xdp::{
 };
 
 use crate::options::{AddressOptions, FastPathOptions};
-use crate::worker::{Command, Mailbox};
 
 /// How long an interface may be there before the program is.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -78,8 +76,7 @@ impl FastPath {
         };
         let shared =
             Arc::new(Shared { maps: Some(Mutex::new(maps)), interfaces: Mutex::default() });
-        let mut keeper =
-            Keeper { xdp, shared: Arc::clone(&shared), own, may_join: true, workers: Vec::new() };
+        let mut keeper = Keeper { xdp, shared: Arc::clone(&shared), own };
         keeper.tend();
         (Self(Some(shared)), Some(keeper))
     }
@@ -142,23 +139,14 @@ pub(crate) struct Keeper {
     xdp: Xdp,
     shared: Arc<Shared>,
     own: OwnAddresses,
-    /// Whether the kernel may join datagrams for the workers' sockets: not where the program would see them joined.
-    may_join: bool,
-    workers: Vec<Mailbox>,
 }
 
 impl Keeper {
-    /// Whether sockets may have the kernel join datagrams, until they hear otherwise.
-    pub(crate) fn allows_joining(&self) -> bool {
-        self.may_join
-    }
-
     /// Goes on with it until the process ends.
     ///
     /// # Errors
     /// If there can be no thread for it.
-    pub(crate) fn spawn(mut self, workers: Vec<Mailbox>) -> Result<()> {
-        self.workers = workers;
+    pub(crate) fn spawn(mut self) -> Result<()> {
         let keep = move || {
             loop {
                 std::thread::sleep(PERIOD);
@@ -172,21 +160,13 @@ impl Keeper {
     fn tend(&mut self) {
         self.own.find();
         self.shared.tell(|maps| maps.set_addresses(self.own.v4(), self.own.v6()));
-        let (may_join, workers) = (&mut self.may_join, &self.workers);
-        let result = self.xdp.tend(&mut || {
-            *may_join = false;
-            set_joining(workers, false);
-        });
+        let result = self.xdp.tend();
         let interfaces: Vec<Interface> = self
             .xdp
             .modes()
             .map(|(name, mode)| Interface { name: name.to_owned(), mode })
             .collect();
         report(&interfaces, result);
-        if !self.may_join && !interfaces.iter().any(|it| it.mode == Some(Mode::Generic)) {
-            self.may_join = true;
-            set_joining(&self.workers, true);
-        }
         *lock(&self.shared.interfaces) = interfaces;
     }
 }
@@ -213,17 +193,6 @@ fn report(interfaces: &[Interface], result: Result<bool, AttachError>) {
             tracing::warn!(error, "the XDP program does not run: relaying in user space");
         }
     }
-}
-
-/// Tells all workers, and waits until they have done it.
-fn set_joining(workers: &[Mailbox], may_join: bool) {
-    // Nobody sends anything: it is over when all have dropped their end.
-    let (done, all_done) = sync_channel(0);
-    for worker in workers {
-        worker.send(Command::SetJoining { may_join, done: done.clone() });
-    }
-    drop(done);
-    let _ = all_done.recv();
 }
 
 /// The relay's addresses, as far as they are known. Where the public one is a router's, the one of this machine depends on

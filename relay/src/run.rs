@@ -12,7 +12,7 @@ use connlib_daemon::{
 use connlib_relay::server::{self, Server};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::fast_path::{FastPath, Keeper};
+use crate::fast_path::FastPath;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::portal::{self, Portal, Presence};
@@ -74,9 +74,8 @@ impl Relay {
 
         let addresses = Addresses::find(&options.addresses);
         let (fast_path, keeper) = FastPath::start(&options.fast_path, &options.addresses);
-        let may_join = keeper.as_ref().is_none_or(Keeper::allows_joining);
         let port = options.addresses.listen_port.get();
-        let listen = bind_udp(&addresses, port, workers, may_join)?;
+        let listen = bind_udp(&addresses, port, workers)?;
         let (listeners, certificates) = bind_streams(&options.streams)?;
         let seats = Seats::new(options.streams.max_streams, options.streams.max_streams_per_source);
 
@@ -118,13 +117,12 @@ impl Relay {
                 others,
                 stats,
                 fast_path: fast_path.clone(),
-                may_join,
             })
             .context("cannot watch the sockets")?;
             threads.spawn(index, worker, mailboxes[index].clone())?;
         }
         if let Some(keeper) = keeper {
-            keeper.spawn(mailboxes)?;
+            keeper.spawn()?;
         }
         tracing::info!(workers, public = ?options.addresses.public().collect::<Vec<_>>(), "relaying");
         Ok(Self {

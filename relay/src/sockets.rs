@@ -57,18 +57,13 @@ fn family(public: Option<IpAddr>, bind: Option<IpAddr>, all: IpAddr) -> Option<I
 }
 
 /// Binds the listening port for each worker, in both families where there are both.
-pub(crate) fn bind_udp(
-    addresses: &Addresses,
-    port: u16,
-    workers: usize,
-    may_join: bool,
-) -> Result<Vec<Listen>> {
+pub(crate) fn bind_udp(addresses: &Addresses, port: u16, workers: usize) -> Result<Vec<Listen>> {
     let mut all: Vec<Listen> = (0..workers).map(|_| Listen::default()).collect();
     for ip in [addresses.listen.v4, addresses.listen.v6].into_iter().flatten() {
         let address = SocketAddr::new(ip, port);
         for (index, listen) in all.iter_mut().enumerate() {
             let sharing = if index == 0 { Sharing::First } else { Sharing::Joining };
-            let socket = UdpSocket::bind(address, sharing, SOCKET_BUFFER, may_join)
+            let socket = UdpSocket::bind(address, sharing, SOCKET_BUFFER)
                 .with_context(|| cannot_bind("UDP", address))?;
             let place = if ip.is_ipv4() { &mut listen.v4 } else { &mut listen.v6 };
             *place = Some((socket, address));

@@ -57,14 +57,8 @@ pub(crate) struct UdpSocket {
 }
 
 impl UdpSocket {
-    /// Binds `address`, non-blocking, with `buffer` bytes in each direction if the system lets us have them. Runs of
-    /// datagrams come as such only if they `may_join`.
-    pub(crate) fn bind(
-        address: SocketAddr,
-        sharing: Sharing,
-        buffer: usize,
-        may_join: bool,
-    ) -> io::Result<Self> {
+    /// Binds `address`, non-blocking, with `buffer` bytes in each direction if the system lets us have them.
+    pub(crate) fn bind(address: SocketAddr, sharing: Sharing, buffer: usize) -> io::Result<Self> {
         let is_v4 = address.is_ipv4();
         let domain = if is_v4 { Domain::IPV4 } else { Domain::IPV6 };
         let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
@@ -76,6 +70,9 @@ impl UdpSocket {
             socket.set_only_v6(true)?;
             socket.set_recv_tclass_v6(true)?;
             set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::OMIT)?;
+        }
+        if let Err(error) = setsockopt(&socket, UdpGroSegment, &true) {
+            tracing::debug!(%error, "the kernel does not join received datagrams");
         }
         if setsockopt(&socket, RcvBufForce, &buffer).is_err() {
             socket.set_recv_buffer_size(buffer)?;
@@ -91,18 +88,7 @@ impl UdpSocket {
             // Not before: two relays would share the port, each with half of the other's clients.
             socket.set_reuse_port(true)?;
         }
-        let socket = Self { socket, is_v4 };
-        if may_join {
-            socket.set_joining(true);
-        }
-        Ok(socket)
-    }
-
-    /// Whether runs of datagrams come as such.
-    pub(crate) fn set_joining(&self, may_join: bool) {
-        if let Err(error) = setsockopt(&self.socket, UdpGroSegment, &may_join) {
-            tracing::debug!(%error, may_join, "the kernel does not join datagrams as it should");
-        }
+        Ok(Self { socket, is_v4 })
     }
 
     /// Bytes that fit into the receive buffer, by the kernel's own reckoning (twice what was asked for).
@@ -230,8 +216,7 @@ mod tests {
     use super::*;
 
     fn pair() -> (UdpSocket, UdpSocket) {
-        let bind =
-            || UdpSocket::bind("127.0.0.1:0".parse().unwrap(), Sharing::Alone, 1 << 16, true);
+        let bind = || UdpSocket::bind("127.0.0.1:0".parse().unwrap(), Sharing::Alone, 1 << 16);
         (bind().unwrap(), bind().unwrap())
     }
 
@@ -261,12 +246,11 @@ mod tests {
 
     #[test]
     fn a_group_keeps_strangers_out() {
-        let first =
-            UdpSocket::bind("127.0.0.1:0".parse().unwrap(), Sharing::First, 4096, true).unwrap();
+        let first = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), Sharing::First, 4096).unwrap();
         let address = local(&first);
-        UdpSocket::bind(address, Sharing::Joining, 4096, true).unwrap();
+        UdpSocket::bind(address, Sharing::Joining, 4096).unwrap();
         for sharing in [Sharing::Alone, Sharing::First] {
-            let error = UdpSocket::bind(address, sharing, 4096, true).unwrap_err();
+            let error = UdpSocket::bind(address, sharing, 4096).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         }
     }

@@ -15,8 +15,6 @@ const CAPACITY: usize = 1024;
 pub(crate) enum Command {
     /// Another worker has a newer allocation of a username.
     UsernameMoved(UsernameMoved),
-    /// Whether the kernel may join datagrams for the sockets. The end that is given is dropped when it is so.
-    SetJoining { may_join: bool, done: SyncSender<()> },
     /// No new allocations; end when there is none left.
     Drain,
     /// End now.

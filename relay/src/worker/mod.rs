@@ -58,8 +58,6 @@ pub(crate) struct Parts {
     pub(crate) others: Vec<Mailbox>,
     pub(crate) stats: Arc<Stats>,
     pub(crate) fast_path: FastPath,
-    /// Whether the kernel may join datagrams for the sockets.
-    pub(crate) may_join: bool,
 }
 
 /// The sockets that clients talk to over UDP, and their addresses.
@@ -72,11 +70,6 @@ pub(crate) struct Listen {
 impl Listen {
     fn family(&self, is_v4: bool) -> Option<&(UdpSocket, SocketAddr)> {
         if is_v4 { self.v4.as_ref() } else { self.v6.as_ref() }
-    }
-
-    fn set_joining(&self, may_join: bool) {
-        let sockets = [&self.v4, &self.v6].into_iter().flatten();
-        sockets.for_each(|(socket, _)| socket.set_joining(may_join));
     }
 
     /// The socket of the family that `client` has.
@@ -127,7 +120,7 @@ impl Worker {
             server: parts.server,
             epoll,
             listen: parts.listen,
-            ports: Ports::new(parts.bind, SOCKET_BUFFER, parts.may_join),
+            ports: Ports::new(parts.bind, SOCKET_BUFFER),
             streams,
             hairpin: parts.hairpin,
             inbox: parts.inbox,
@@ -205,11 +198,6 @@ impl Worker {
         while let Some(command) = self.inbox.next() {
             match command {
                 Command::UsernameMoved(moved) => self.server.handle_username_moved(&moved),
-                Command::SetJoining { may_join, done } => {
-                    self.listen.set_joining(may_join);
-                    self.ports.set_joining(may_join);
-                    drop(done);
-                }
                 Command::Drain => {
                     self.is_draining = true;
                     self.server.drain();

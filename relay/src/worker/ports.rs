@@ -14,7 +14,6 @@ use crate::udp::{Sharing, UdpSocket};
 pub(super) struct Ports {
     bind: BindAddresses,
     buffer: usize,
-    may_join: bool,
     /// By [`AllocationId::slot`].
     slots: Vec<Option<Port>>,
 }
@@ -45,8 +44,8 @@ impl Port {
 }
 
 impl Ports {
-    pub(super) fn new(bind: BindAddresses, buffer: usize, may_join: bool) -> Self {
-        Self { bind, buffer, may_join, slots: Vec::new() }
+    pub(super) fn new(bind: BindAddresses, buffer: usize) -> Self {
+        Self { bind, buffer, slots: Vec::new() }
     }
 
     pub(super) fn at(&self, slot: usize) -> Option<&Port> {
@@ -66,13 +65,8 @@ impl Ports {
                 return Ok(None);
             }
             let ip = ip.ok_or(PortError::Unavailable)?;
-            let socket = UdpSocket::bind(
-                SocketAddr::new(ip, port),
-                Sharing::Alone,
-                self.buffer,
-                self.may_join,
-            )
-            .map_err(|error| port_error(port, &error))?;
+            let socket = UdpSocket::bind(SocketAddr::new(ip, port), Sharing::Alone, self.buffer)
+                .map_err(|error| port_error(port, &error))?;
             let event = EpollEvent::new(EpollFlags::EPOLLIN, token.into());
             epoll.add(&socket, event).map_err(|error| port_error(port, &error.into()))?;
             Ok(Some(socket))
@@ -90,13 +84,6 @@ impl Ports {
     /// Whether this allocation has sockets.
     pub(super) fn has(&self, allocation: AllocationId) -> bool {
         self.at(allocation.slot()).is_some_and(|port| port.allocation == allocation)
-    }
-
-    /// Whether the kernel may join datagrams, for the sockets that there are and those to come.
-    pub(super) fn set_joining(&mut self, may_join: bool) {
-        self.may_join = may_join;
-        let sockets = self.slots.iter().flatten().flat_map(|port| [&port.v4, &port.v6]);
-        sockets.flatten().for_each(|socket| socket.set_joining(may_join));
     }
 
     /// Closes the sockets of these families, which ends their being watched.

@@ -65,8 +65,7 @@ pub enum Preference {
 pub enum Mode {
     /// In the driver, before the kernel has made anything of a packet
     Native,
-    /// Behind the driver. The kernel may have joined datagrams before the program sees them, if an allocation's socket
-    /// has `UDP_GRO`: such sockets must not have it in this mode
+    /// Behind the driver
     Generic,
 }
 

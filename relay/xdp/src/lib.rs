@@ -23,7 +23,7 @@
 //!     v6: None,
 //! })?;
 //! // Now, and every few seconds.
-//! xdp.tend(&mut || println!("now, no allocation's socket may have UDP_GRO"))?;
+//! xdp.tend()?;
 //! println!("relaying in the kernel: {:?}", xdp.modes().collect::<Vec<_>>());
 //!
 //! let binding = Binding {

@@ -48,13 +48,10 @@ impl Xdp {
     /// if one of them cannot, to none. To be called every few seconds: interfaces go and come, and others attach programs.
     /// As long as nothing has changed, it costs a few system calls. Says whether something is attached otherwise than before.
     ///
-    /// Before it is attached behind drivers, `before_generic` is called: no socket of an allocation may have `UDP_GRO` when
-    /// that returns.
-    ///
     /// # Errors
     ///
     /// If it is attached nowhere, and why; once, until something changes. The relay works without.
-    pub fn tend(&mut self, before_generic: &mut dyn FnMut()) -> Result<bool, AttachError> {
+    pub fn tend(&mut self) -> Result<bool, AttachError> {
         if self.preference == Preference::Off {
             return Ok(false);
         }
@@ -69,7 +66,7 @@ impl Xdp {
             return Ok(false);
         }
         let before = self.modes().map(|(_, mode)| mode).collect::<Vec<_>>();
-        let attached = self.attach_to(&there, before_generic);
+        let attached = self.attach_to(&there);
         // Our own program is seen as well.
         self.seen = self.look().ok();
         attached?;
@@ -124,11 +121,7 @@ impl Xdp {
         self.interfaces.iter().map(|name| Interface::find(name)).collect()
     }
 
-    fn attach_to(
-        &mut self,
-        there: &[Option<Interface>],
-        before_generic: &mut dyn FnMut(),
-    ) -> Result<(), AttachError> {
+    fn attach_to(&mut self, there: &[Option<Interface>]) -> Result<(), AttachError> {
         let names = self.interfaces.clone();
         let there: Vec<(&str, Interface)> = names
             .iter()
@@ -155,7 +148,6 @@ impl Xdp {
         if self.links.iter().any(|link| link.mode == Mode::Native) {
             self.detach();
         }
-        before_generic();
         self.attach_all(&there, Mode::Generic)
     }
 

@@ -21,11 +21,6 @@ fn modes(xdp: &Xdp) -> Vec<Option<Mode>> {
     xdp.modes().map(|(_, mode)| mode).collect()
 }
 
-/// Looks after the interfaces, where sockets don't matter.
-fn tend(xdp: &mut Xdp) -> Result<bool, AttachError> {
-    xdp.tend(&mut || {})
-}
-
 /// What `ip` says to this.
 fn refused(arguments: &str) -> String {
     let output = Command::new("ip").args(arguments.split_ascii_whitespace()).output().unwrap();
@@ -66,15 +61,15 @@ fn it_follows_interfaces_that_go_and_come() {
     in_namespace(|| {
         lay_out();
         let (mut xdp, mut maps) = Xdp::load(&on(&["tap0", "tap1"], Preference::Auto)).unwrap();
-        let error = tend(&mut xdp).unwrap_err();
+        let error = xdp.tend().unwrap_err();
         assert!(matches!(error, AttachError::NoInterface(_)), "{error:?}");
-        assert!(!tend(&mut xdp).unwrap(), "said once");
+        assert!(!xdp.tend().unwrap(), "said once");
 
         ip("tuntap add tap0 mode tap");
-        assert!(tend(&mut xdp).unwrap());
+        assert!(xdp.tend().unwrap());
         assert_eq!(modes(&xdp), [NATIVE, None]);
         ip("tuntap add tap1 mode tap");
-        assert!(tend(&mut xdp).unwrap());
+        assert!(xdp.tend().unwrap());
         assert_eq!(modes(&xdp), [NATIVE, NATIVE]);
         // It is told of things at any time.
         maps.add_port(binding().allocation_port, connlib_relay_xdp::Family::V4).unwrap();
@@ -83,50 +78,30 @@ fn it_follows_interfaces_that_go_and_come() {
         // Another one with the same name.
         ip("link delete tap0");
         ip("tuntap add tap0 mode tap");
-        assert_eq!(tend(&mut xdp).ok(), Some(false), "the same mode as before");
+        assert_eq!(xdp.tend().ok(), Some(false), "the same mode as before");
         assert_eq!(modes(&xdp), [NATIVE, NATIVE]);
-        assert!(!tend(&mut xdp).unwrap());
+        assert!(!xdp.tend().unwrap());
 
         // By another name, it is another one.
         ip("link set tap0 name tap7");
-        assert!(tend(&mut xdp).unwrap());
+        assert!(xdp.tend().unwrap());
         assert_eq!(modes(&xdp), [None, NATIVE]);
         assert_eq!(program_of("tap7"), None);
         ip("link set tap7 name tap0");
-        assert!(tend(&mut xdp).unwrap());
+        assert!(xdp.tend().unwrap());
 
         // One that is there now can do less.
         ip("link delete tap0");
         ip("link add tap0 type bridge");
-        assert!(tend(&mut xdp).unwrap());
+        assert!(xdp.tend().unwrap());
         assert_eq!(modes(&xdp), [GENERIC, GENERIC]);
         ip("link delete tap0");
-        assert!(tend(&mut xdp).unwrap());
+        assert!(xdp.tend().unwrap());
         assert_eq!(modes(&xdp), [None, NATIVE]);
 
         ip("link delete tap1");
-        tend(&mut xdp).unwrap_err();
+        xdp.tend().unwrap_err();
         assert_eq!(modes(&xdp), [None, None]);
-    });
-}
-
-#[test]
-#[cfg_attr(not(has_program), ignore = "needs the program: run `cargo xtask ebpf` first")]
-fn sockets_are_made_ready_before_it_is_behind_a_driver() {
-    in_namespace(|| {
-        ip("tuntap add tap0 mode tap");
-        let (mut xdp, _maps) = Xdp::load(&on(&["tap0"], Preference::Auto)).unwrap();
-        let mut programs = Vec::new();
-        let mut tend = |xdp: &mut Xdp| {
-            drop(xdp.tend(&mut || programs.push(program_of("tap0"))));
-            std::mem::take(&mut programs)
-        };
-        assert_eq!(tend(&mut xdp), []);
-        ip("link delete tap0");
-        assert_eq!(tend(&mut xdp), []);
-        ip("link add tap0 type bridge");
-        assert_eq!(tend(&mut xdp), [None], "asked while it was attached nowhere");
-        assert!(program_of("tap0").is_some());
     });
 }
 
@@ -138,10 +113,10 @@ fn one_interface_has_one_program_until_its_owner_lets_go() {
         let (first, _maps) = attach(&on(&[FOREIGN], Preference::Native)).unwrap();
         let held = program_of(FOREIGN).unwrap();
         let (mut second, _maps) = Xdp::load(&on(&[FOREIGN, SIDE], Preference::Auto)).unwrap();
-        let error = tend(&mut second).unwrap_err();
+        let error = second.tend().unwrap_err();
         assert!(matches!(error, AttachError::Attach { .. }), "{error:?}");
         assert_eq!(modes(&second), [None, None]);
-        assert!(!tend(&mut second).unwrap(), "said once");
+        assert!(!second.tend().unwrap(), "said once");
 
         // Nobody takes it away by the older interface.
         for mode in ["xdp", "xdpdrv"] {
@@ -150,7 +125,7 @@ fn one_interface_has_one_program_until_its_owner_lets_go() {
         assert_eq!(program_of(FOREIGN), Some(held));
 
         drop(first);
-        assert!(tend(&mut second).unwrap());
+        assert!(second.tend().unwrap());
         assert_eq!(modes(&second), [GENERIC, GENERIC]);
         assert_ne!(program_of(FOREIGN), Some(held));
     });
@@ -164,7 +139,7 @@ fn longer_packets_are_for_later() {
         lay_out();
         let (mut xdp, _maps) = attach(&on(&[UPLINK], Preference::Native)).unwrap();
         refused(&format!("link set dev {UPLINK}-far mtu 9000"));
-        assert_eq!((tend(&mut xdp).ok(), modes(&xdp)), (Some(false), vec![NATIVE]));
+        assert_eq!((xdp.tend().ok(), modes(&xdp)), (Some(false), vec![NATIVE]));
         drop(xdp);
 
         ip(&format!("link set dev {UPLINK}-far mtu 9000"));

@@ -126,7 +126,7 @@ impl Lab {
 /// A program that is attached.
 pub(crate) fn attach(config: &Config) -> Result<(Xdp, Maps), AttachError> {
     let (mut xdp, maps) = Xdp::load(config)?;
-    xdp.tend(&mut || {})?;
+    xdp.tend()?;
     Ok((xdp, maps))
 }
 
