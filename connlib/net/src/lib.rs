@@ -45,4 +45,4 @@ pub mod udp;
 
 #[cfg(target_os = "linux")]
 pub use mark::set_mark;
-pub use tcp::limit_unsent;
+pub use tcp::prepare_for_datagrams;
