@@ -5,7 +5,7 @@
 //! frames). Then it sends: what and when is decided here, because only here there is no system call between two frames. At
 //! the interface that it is attached to it counts what comes back.
 //!
-//! It is one program because the kernel waits for all processors when a program is the first time run by either means.
+//! It is one program because the kernel waits for all processors whenever it is to run one that is attached nowhere.
 #![no_std]
 #![no_main]
 
