@@ -8,7 +8,9 @@ use aya::{
 };
 use connlib_relay_xdp_types::{self as types, Family, Leg, Outcome, names};
 
-use crate::{Addresses, AttachError, Binding, Config, Counters, MapError, program::take_map};
+use crate::{
+    Addresses, AttachError, Binding, Config, Counters, MapError, forwarding, program::take_map,
+};
 
 /// Any entry of a hash map may be written, whether it is there or not.
 pub(crate) const ANY: u64 = 0;
@@ -38,6 +40,7 @@ impl Maps {
             counts: take_map(ebpf, names::COUNTS)?,
         };
         maps.own.set(0, config.for_program().words(), ANY).map_err(AttachError::load)?;
+        allow_forwarding(config);
         Ok(maps)
     }
 
@@ -56,6 +59,7 @@ impl Maps {
         }
         let config = Config { v4, v6, ..self.config.clone() };
         self.own.set(0, config.for_program().words(), ANY)?;
+        allow_forwarding(&config);
         self.config = config;
         Ok(())
     }
@@ -139,6 +143,16 @@ impl Maps {
 impl std::fmt::Debug for Maps {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Maps").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// For the families that the relay has.
+fn allow_forwarding(config: &Config) {
+    if config.v4.is_some() {
+        forwarding::allow(Family::V4);
+    }
+    if config.v6.is_some() {
+        forwarding::allow(Family::V6);
     }
 }
 

@@ -7,9 +7,9 @@ use aya::{
     maps::{Map, MapData, xdp::DevMapHash},
     programs::{self, ProgramError, TestRun as _, XdpMode, links::FdLink},
 };
-use connlib_relay_xdp_types::{Family, names};
+use connlib_relay_xdp_types::names;
 
-use crate::{AttachError, Config, Maps, Mode, forwarding, maps::ANY};
+use crate::{AttachError, Config, Maps, Mode, maps::ANY};
 
 /// The object, if it was there when this was built.
 #[cfg(has_program)]
@@ -75,12 +75,6 @@ impl Program {
 
         let maps = Maps::take(&mut ebpf, config)?;
         let egress = take_map(&mut ebpf, names::EGRESS)?;
-        if config.v4.is_some() {
-            forwarding::allow(Family::V4);
-        }
-        if config.v6.is_some() {
-            forwarding::allow(Family::V6);
-        }
         Ok((Self { ebpf, id, egress, served: Vec::new() }, maps))
     }
 
