@@ -6,6 +6,7 @@ use aya::{
     Ebpf, TestRunOptions,
     maps::{Map, MapData, xdp::DevMapHash},
     programs::{self, ProgramError, TestRun as _, XdpMode, links::FdLink},
+    util::KernelVersion,
 };
 use connlib_relay_xdp_types::names;
 
@@ -67,6 +68,10 @@ pub(crate) struct Program {
 impl Program {
     /// Has the kernel load and verify the program, and tells it who we are.
     pub(crate) fn load(config: &Config) -> Result<(Self, Maps), AttachError> {
+        // Before it is attached in a way that would outlive us.
+        if KernelVersion::current().is_ok_and(|version| version < KernelVersion::new(5, 9, 0)) {
+            return Err(AttachError::OldKernel);
+        }
         let mut ebpf =
             Ebpf::load(OBJECT.ok_or(AttachError::NotBuilt)?).map_err(AttachError::load)?;
         let program = xdp(&mut ebpf)?;
@@ -119,7 +124,7 @@ impl Program {
             AttachError::Attach { interface: interface.to_owned(), mode, source }
         })?;
         let link = program.take_link(attached).map_err(AttachError::load)?;
-        // Anything else than a link of the process's own would stay behind if we crash.
+        // Of the process's own, so that nothing stays behind if we crash.
         FdLink::try_from(link).map_err(|_| AttachError::OldKernel)
     }
 
