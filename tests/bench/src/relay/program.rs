@@ -180,3 +180,17 @@ fn kind(frame: &[u8], longest: usize) -> Result<Kind> {
     }
     Ok(kind)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_a_front_and_by_how_much_the_frame_is_shorter() {
+        let frame: Vec<u8> = (0..50).collect();
+        let kind = kind(&frame, 54).unwrap();
+        let (front, shorter_by) = kind.split_at(FRONT / 2);
+        assert_eq!(front[24].to_ne_bytes(), [48, 49]);
+        assert_eq!((front[25], front[26], shorter_by), (0, 0, &[4][..]));
+    }
+}
