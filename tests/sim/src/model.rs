@@ -131,6 +131,12 @@ impl Model {
         }
     }
 
+    /// How long it is until all is well for a client.
+    pub(crate) fn unsettled_for(&self, client: usize, now: Instant) -> Duration {
+        let condition = self.conditions.get(&client);
+        condition.map_or(Duration::ZERO, |it| it.unsettled_until.saturating_duration_since(now))
+    }
+
     pub(crate) fn is_settled(&self, client: usize, now: Instant) -> bool {
         self.conditions.get(&client).is_some_and(|condition| now >= condition.unsettled_until)
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use connlib_dns::{QueryId, Upstream};
-use connlib_link::{SendQueue, StreamRequest};
+use connlib_link::{SendQueue, StreamServer};
 use connlib_packet::{Headers, Offload, PacketBatch, TunPacket, build};
 use connlib_tunnel::client::{
     ClientConfig, ClientEvent, ClientTunnel, DnsQuery, ResourceState, TunConfig,
@@ -123,6 +123,27 @@ impl ClientHost {
         self.drain(now, out);
     }
 
+    pub(crate) fn handle_stream_opened(
+        &mut self,
+        server: StreamServer,
+        local: SocketAddr,
+        now: Instant,
+        out: &mut Vec<Effect>,
+    ) {
+        self.tunnel.handle_stream_opened(server, local, now);
+        self.drain(now, out);
+    }
+
+    pub(crate) fn handle_stream_closed(
+        &mut self,
+        server: StreamServer,
+        now: Instant,
+        out: &mut Vec<Effect>,
+    ) {
+        self.tunnel.handle_stream_closed(server, now);
+        self.drain(now, out);
+    }
+
     pub(crate) fn handle_portal(&mut self, message: ToClient, now: Instant, out: &mut Vec<Effect>) {
         match message {
             ToClient::Init { interface, resources, relays } => {
@@ -202,11 +223,7 @@ impl ClientHost {
                 Output::Transmit(transmit) => {
                     out.push(Effect::Transmit(transmit, connlib_packet::Ecn::NotEct, None));
                 }
-                Output::Stream(StreamRequest::Open(server)) => {
-                    // Nobody listens here.
-                    self.tunnel.handle_stream_closed(server, now);
-                }
-                Output::Stream(StreamRequest::Close(_)) => {}
+                Output::Stream(request) => out.push(Effect::Stream(request)),
                 Output::TunPacket(packet) => out.push(Effect::Deliver(packet)),
                 Output::Event(event) => self.handle_event(event, now, out),
                 Output::Timeout(at) => {

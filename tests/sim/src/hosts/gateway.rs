@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use connlib_dns::{Name, Query};
-use connlib_link::{SendQueue, StreamRequest};
+use connlib_link::{SendQueue, StreamServer};
 use connlib_packet::plan::GATEWAY_DNS_PORT;
 use connlib_packet::{EchoKind, Ecn, Headers, Offload, PacketBatch, Transport, TunPacket, build};
 use connlib_tunnel::{
@@ -62,7 +62,7 @@ impl GatewayHost {
         out: &mut Vec<Effect>,
     ) {
         self.tunnel.set_local_addresses(hosts, now);
-        self.drain(now, out);
+        self.drain(out);
     }
 
     pub(crate) fn wake(&mut self, now: Instant, out: &mut Vec<Effect>) {
@@ -72,12 +72,12 @@ impl GatewayHost {
             return;
         }
         self.tunnel.handle_timeout(now);
-        self.drain(now, out);
+        self.drain(out);
     }
 
     pub(crate) fn shut_down(&mut self, now: Instant, out: &mut Vec<Effect>) {
         self.tunnel.shutdown(now);
-        self.drain(now, out);
+        self.drain(out);
     }
 
     /// A packet comes from the network behind us.
@@ -93,7 +93,7 @@ impl GatewayHost {
             Err(e) => out.push(Effect::Violation(format!("a resource's packet: {e}"))),
         }
         flush(&mut self.queue, cargo, out);
-        self.drain(now, out);
+        self.drain(out);
     }
 
     pub(crate) fn handle_datagram(
@@ -114,7 +114,28 @@ impl GatewayHost {
                 None => out.push(Effect::Deliver(packet)),
             }
         }
-        self.drain(now, out);
+        self.drain(out);
+    }
+
+    pub(crate) fn handle_stream_opened(
+        &mut self,
+        server: StreamServer,
+        local: SocketAddr,
+        now: Instant,
+        out: &mut Vec<Effect>,
+    ) {
+        self.tunnel.handle_stream_opened(server, local, now);
+        self.drain(out);
+    }
+
+    pub(crate) fn handle_stream_closed(
+        &mut self,
+        server: StreamServer,
+        now: Instant,
+        out: &mut Vec<Effect>,
+    ) {
+        self.tunnel.handle_stream_closed(server, now);
+        self.drain(out);
     }
 
     pub(crate) fn handle_portal(
@@ -177,7 +198,7 @@ impl GatewayHost {
                 }
             }
         }
-        self.drain(now, out);
+        self.drain(out);
     }
 
     pub(crate) fn handle_resolved(
@@ -192,7 +213,7 @@ impl GatewayHost {
             self.resolved.entry(name.to_owned()).or_default().extend(addresses);
         }
         self.tunnel.handle_resolved(id, addresses.ok_or(ResolveError), now);
-        self.drain(now, out);
+        self.drain(out);
     }
 
     /// Whether this gateway may let a packet to `destination` through, which the client knows by `name` if at all.
@@ -250,17 +271,13 @@ impl GatewayHost {
         Some(answer)
     }
 
-    fn drain(&mut self, now: Instant, out: &mut Vec<Effect>) {
+    fn drain(&mut self, out: &mut Vec<Effect>) {
         loop {
             match self.tunnel.poll_output() {
                 Output::Transmit(transmit) => {
                     out.push(Effect::Transmit(transmit, Ecn::NotEct, None));
                 }
-                Output::Stream(StreamRequest::Open(server)) => {
-                    // Nobody listens here.
-                    self.tunnel.handle_stream_closed(server, now);
-                }
-                Output::Stream(StreamRequest::Close(_)) => {}
+                Output::Stream(request) => out.push(Effect::Stream(request)),
                 Output::TunPacket(packet) => out.push(Effect::Deliver(packet)),
                 Output::Event(event) => self.handle_event(event, out),
                 Output::Timeout(at) => {

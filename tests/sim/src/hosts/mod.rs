@@ -6,7 +6,7 @@ mod relay;
 
 use std::time::Instant;
 
-use connlib_link::{SendQueue, Transmit};
+use connlib_link::{SendQueue, StreamRequest, Transmit};
 use connlib_packet::Ecn;
 use connlib_tunnel::ResolutionId;
 use connlib_tunnel::client::DnsQuery;
@@ -23,6 +23,8 @@ use crate::portal::ToPortal;
 pub(crate) enum Effect {
     /// Send a datagram. The probe that is inside, if that is known.
     Transmit(Transmit, Ecn, Option<ProbeId>),
+    /// Connect to a relay, or leave it.
+    Stream(StreamRequest),
     /// Tell the portal.
     Portal(ToPortal),
     /// A packet for an application, or for the network behind a gateway.

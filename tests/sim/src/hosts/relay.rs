@@ -77,21 +77,45 @@ impl RelayHost {
         if destination.port() == PORT {
             let (transport, remote, local) = (Transport::Udp, *source, *destination);
             let client = FiveTuple { transport, remote, local };
-            let unix_seconds = BEGIN + (now - self.started).as_secs();
-            let time = Now { instant: now, unix_seconds };
-            if let FromClient::Forward(data) = self.server.handle_client(client, payload, time) {
-                let [v4, v6] = addresses(self.number);
-                let own = if data.peer.is_ipv4() { v4 } else { v6 };
-                let local = SocketAddr::new(own.ip(), data.port);
-                out.push(transmit(local, data.peer, data.payload.to_vec(), *cargo));
-            }
-        } else if let Some(allocation) = self.ports.get(&destination.port())
+            return self.handle_message(client, payload, *cargo, now, out);
+        }
+        if let Some(allocation) = self.ports.get(&destination.port())
             && let Some(data) = self.server.handle_peer(*allocation, *source, payload.len())
         {
             let padding = vec![0; data.padding];
             let bytes = [data.prefix.as_bytes(), payload, &padding].concat();
             out.push(transmit(data.client.local, data.client.remote, bytes, *cargo));
         }
+        self.drain(now, out);
+    }
+
+    /// What a client says.
+    pub(crate) fn handle_message(
+        &mut self,
+        client: FiveTuple,
+        message: &[u8],
+        cargo: Option<ProbeId>,
+        now: Instant,
+        out: &mut Vec<Effect>,
+    ) {
+        let unix_seconds = BEGIN + (now - self.started).as_secs();
+        let time = Now { instant: now, unix_seconds };
+        if let FromClient::Forward(data) = self.server.handle_client(client, message, time) {
+            let [v4, v6] = addresses(self.number);
+            let own = if data.peer.is_ipv4() { v4 } else { v6 };
+            let local = SocketAddr::new(own.ip(), data.port);
+            out.push(transmit(local, data.peer, data.payload.to_vec(), cargo));
+        }
+        self.drain(now, out);
+    }
+
+    pub(crate) fn handle_stream_closed(
+        &mut self,
+        client: FiveTuple,
+        now: Instant,
+        out: &mut Vec<Effect>,
+    ) {
+        self.server.handle_stream_closed(client);
         self.drain(now, out);
     }
 

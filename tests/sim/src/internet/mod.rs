@@ -1,6 +1,7 @@
 //! The network between the ends: addresses, routers, and what becomes of datagrams.
 
 mod nat;
+pub(crate) mod streams;
 pub(crate) mod stun;
 
 use std::collections::BTreeMap;
@@ -155,6 +156,8 @@ pub(crate) struct Internet {
     hosts: BTreeMap<Node, Host>,
     routers: Vec<Nat>,
     owners: BTreeMap<IpAddr, (Node, Option<usize>)>,
+    /// Hosts whose networks let no datagrams through, and until when.
+    walls: BTreeMap<Node, Instant>,
     given_out: u16,
     random: Random,
 }
@@ -165,6 +168,7 @@ impl Internet {
             hosts: BTreeMap::new(),
             routers: Vec::new(),
             owners: BTreeMap::new(),
+            walls: BTreeMap::new(),
             given_out: 0,
             random,
         };
@@ -239,6 +243,21 @@ impl Internet {
         }
     }
 
+    /// The networks that a host is in let no datagrams through until then.
+    pub(crate) fn wall(&mut self, node: Node, until: Instant) {
+        let wall = self.walls.entry(node).or_insert(until);
+        *wall = until.max(*wall);
+    }
+
+    /// Until when a host is behind a wall.
+    pub(crate) fn walled_until(&self, node: Node) -> Option<Instant> {
+        self.walls.get(&node).copied()
+    }
+
+    fn is_walled(&self, node: Node, now: Instant) -> bool {
+        self.walls.get(&node).is_some_and(|until| now < *until)
+    }
+
     /// A host's routers restart.
     pub(crate) fn restart_routers(&mut self, node: Node) {
         let Some(host) = self.hosts.get(&node) else { return };
@@ -291,6 +310,9 @@ impl Internet {
         if !host.up {
             return Fate::Stopped(datagram, "line is down");
         }
+        if self.is_walled(from, now) {
+            return Fate::Stopped(datagram, "meets a wall");
+        }
         let line = host.line;
         if let Some(router) = host.routers[usize::from(source.is_ipv6())] {
             datagram.source = self.routers[router].outbound(source, destination, now);
@@ -312,6 +334,7 @@ impl Internet {
             datagram.destination = inside;
         }
         match self.hosts.get(&node) {
+            Some(_) if self.is_walled(node, now) => Fate::Stopped(datagram, "meets a wall"),
             Some(host) if host.up => {
                 let line = host.line;
                 datagram.from = node;

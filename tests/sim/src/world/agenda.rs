@@ -9,6 +9,7 @@ use connlib_tunnel::client::DnsQuery;
 
 use super::World;
 use crate::app::FlowId;
+use crate::internet::streams::StreamId;
 use crate::internet::{Datagram, Node};
 use crate::model::ProbeId;
 
@@ -17,6 +18,8 @@ pub(super) enum Happening {
     Backbone(Datagram),
     /// A datagram is at its receiver.
     Arrival(Datagram),
+    /// Something may have arrived at an end of a stream.
+    Stream(StreamId),
     /// A peer tries to connect to the portal.
     Join(Node, u32),
     /// A message of the portal may have arrived somewhere.

@@ -1,5 +1,6 @@
 //! What goes wrong in the world, and how soon all must be well again.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use connlib_tunnel::{Filter, ResourceId};
@@ -30,6 +31,8 @@ pub mod bounds {
     pub const FORGOTTEN: Duration = Duration::from_secs(40);
     /// A relay that is in use does not answer any more, or knows nothing: another one takes over.
     pub const RELAY_LOST: Duration = Duration::from_millis(3000);
+    /// A network lets no datagrams through any more: relays are reached by streams.
+    pub const WALLED: Duration = Duration::from_millis(5000);
     /// Something in the policy is another thing now.
     pub const POLICY: Duration = Duration::from_millis(1000);
 }
@@ -42,6 +45,7 @@ impl World {
         let signalling = if self.is_gateway_hidden() { bounds::RELINKED } else { Duration::ZERO };
         self.break_client(client, gap + bounds::ROAMED + signalling);
         self.internet.detach(node);
+        self.sever_streams(node);
         self.disconnect(node);
         self.clients[client].access = access;
         let now = self.now;
@@ -98,6 +102,34 @@ impl World {
         let bound = if self.is_gateway_hidden() { bounds::FORGOTTEN } else { bounds::ROAMED };
         self.break_node(node, bound);
         self.internet.restart_routers(node);
+        self.forget_streams(node);
+    }
+
+    /// The network in front of a host lets no datagrams through for a while.
+    pub fn wall(&mut self, node: Node, gap: Duration) {
+        let bound = match gap {
+            _ if !self.relays.is_empty() => bounds::WALLED,
+            gap if gap > Duration::from_secs(8) => gap + bounds::RELINKED,
+            _ => gap + bounds::PLUGGED_IN,
+        };
+        let until = self.now + gap;
+        self.trace.note(self.now, &[19], || format!("{node:?} is walled for {gap:?}"));
+        for client in self.clients_of(node) {
+            let before = self.model.unsettled_for(client, self.now);
+            self.break_client(client, bound);
+            if before > Duration::ZERO {
+                // What goes wrong already takes its time by streams.
+                self.break_client(client, 2 * before + bound);
+            }
+        }
+        self.internet.wall(node, until);
+    }
+
+    /// Whether datagrams can't get out to anybody at one end of a client's links.
+    fn is_walled(&self, client: usize) -> bool {
+        let gateways = (0..self.gateways.len()).map(Node::Gateway);
+        let mut ends = gateways.chain([Node::Client(client)]);
+        ends.any(|node| self.internet.walled_until(node).is_some_and(|until| self.now < until))
     }
 
     /// Whether a gateway can't be reached unless it sends something first.
@@ -133,6 +165,7 @@ impl World {
             self.with_gateway(number, |host, out| host.shut_down(now, out));
         }
         self.gateways[number].halt();
+        self.leave_streams(Node::Gateway(number));
         self.disconnect(Node::Gateway(number));
     }
 
@@ -159,6 +192,7 @@ impl World {
             self.with_client(number, |host, out| host.shut_down(now, out));
         }
         self.clients[number].halt();
+        self.leave_streams(Node::Client(number));
         self.disconnect(Node::Client(number));
         self.later(pause, move |world| world.boot_client(number));
     }
@@ -201,6 +235,7 @@ impl World {
             self.break_client(client, pause + bound);
         }
         self.relays[number] = None;
+        self.break_streams(number);
         if is_noticed {
             self.announce_relays();
         }
@@ -315,7 +350,10 @@ impl World {
 
     /// From now on nothing that is sent has to arrive for so long, besides what the network's delays add.
     pub(super) fn break_client(&mut self, client: usize, for_so_long: Duration) {
-        let until = self.now + for_so_long + self.slack(client);
+        // By streams, what fails is tried again after as long as it has failed for.
+        let by_streams =
+            if self.is_walled(client) { for_so_long + bounds::WALLED } else { Duration::ZERO };
+        let until = self.now + for_so_long + by_streams + self.slack(client);
         self.model.unsettle(client, self.now, until);
         self.trace.note(self.now, &[13, client as u64], || {
             format!("trouble for client {client} for {for_so_long:?}")
@@ -323,20 +361,20 @@ impl World {
     }
 
     fn break_node(&mut self, node: Node, for_so_long: Duration) {
+        self.clients_of(node).for_each(|client| self.break_client(client, for_so_long));
+    }
+
+    fn clients_of(&self, node: Node) -> Range<usize> {
         match node {
-            Node::Client(client) => self.break_client(client, for_so_long),
+            Node::Client(client) => client..client + 1,
             // Any client may use any gateway.
-            _ => (0..self.clients.len()).for_each(|c| self.break_client(c, for_so_long)),
+            _ => 0..self.clients.len(),
         }
     }
 
     /// A peer is connected to the portal again: what waited for that begins now.
     pub(super) fn prolong(&mut self, node: Node) {
-        let clients = match node {
-            Node::Client(client) => client..client + 1,
-            _ => 0..self.clients.len(),
-        };
-        for client in clients {
+        for client in self.clients_of(node) {
             let until = self.now + bounds::RELINKED + self.slack(client);
             self.model.prolong(client, self.now, until);
         }

@@ -4,6 +4,7 @@ mod agenda;
 mod apps;
 mod faults;
 mod signalling;
+mod streams;
 mod travel;
 
 pub use faults::bounds;
@@ -19,6 +20,7 @@ use connlib_tunnel::{ResourceId, SiteId};
 use self::agenda::{Agenda, Happening};
 use crate::app::{Flow, FlowId, FlowSpec};
 use crate::hosts::{self, ClientHost, Effect, GatewayHost, RelayHost};
+use crate::internet::streams::Streams;
 use crate::internet::{Access, Internet, Node};
 use crate::logs;
 use crate::model::{Model, Tally};
@@ -46,6 +48,7 @@ pub struct World {
     random: Random,
     trace: Trace,
     internet: Internet,
+    streams: Streams,
     portal: Portal,
     portal_is_up: bool,
     /// Since when all peers are connected to the portal.
@@ -94,6 +97,7 @@ impl World {
             agenda: Agenda::default(),
             trace: Trace::new(now),
             internet: Internet::new(random.fork(1)),
+            streams: Streams::new(random.fork(4)),
             random: random.fork(2),
             portal: Portal::default(),
             portal_is_up: true,
@@ -378,6 +382,7 @@ impl World {
                 self.follow(fate, Happening::Arrival);
             }
             Happening::Arrival(datagram) => self.arrive(&datagram),
+            Happening::Stream(id) => self.pump_stream(id),
             Happening::Join(node, generation) => self.join(node, generation),
             Happening::Wire(node, generation) => self.pump(node, generation),
             Happening::Resolved(number, generation, id, name) => {

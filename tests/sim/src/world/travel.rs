@@ -15,9 +15,14 @@ impl World {
                     let connlib_link::Path { local, remote } = transmit.path;
                     let payload = transmit.payload;
                     self.initiations += u64::from(hosts::is_initiation(&payload));
+                    if let Some(id) = self.stream_between(node, local, remote) {
+                        self.say_or_hear(node, id, payload, cargo);
+                        continue;
+                    }
                     let fate = self.internet.send(node, local, remote, payload, ecn, cargo, now);
                     self.follow(fate, Happening::Backbone);
                 }
+                (_, Effect::Stream(request)) => self.handle_stream(node, request),
                 (_, Effect::Portal(message)) => {
                     self.trace
                         .note(now, &[2, number_of(node)], || format!("{node:?} -> {message:?}"));
@@ -87,15 +92,6 @@ impl World {
     pub(super) fn arrive(&mut self, datagram: &Datagram) {
         let now = self.now;
         match self.internet.receiver(datagram) {
-            Some(Node::Client(number)) => {
-                self.with_client(number, |host, out| host.handle_datagram(datagram, now, out));
-            }
-            Some(Node::Gateway(number)) => {
-                self.with_gateway(number, |host, out| host.handle_datagram(datagram, now, out));
-            }
-            Some(Node::Relay(number)) => {
-                self.with_relay(number, |host, out| host.handle_datagram(datagram, now, out));
-            }
             Some(Node::Stun) => {
                 if let Some(answer) = internet::stun::answer(&datagram.payload, datagram.source) {
                     let (local, remote) = (Some(datagram.destination), datagram.source);
@@ -105,6 +101,7 @@ impl World {
                     self.follow(fate, Happening::Backbone);
                 }
             }
+            Some(node) => self.deliver(node, datagram),
             None => {}
         }
     }
