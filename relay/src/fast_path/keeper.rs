@@ -12,6 +12,8 @@ use super::{Interface, Shared, lock};
 
 /// How long an interface may be there before the program is.
 const PERIOD: Duration = Duration::from_secs(2);
+/// After so many of these, what was refused is asked for once more.
+const RETRY: u32 = 30;
 
 /// Sees to it that the program is where it should be, as interfaces go and come.
 #[derive(Debug)]
@@ -19,12 +21,14 @@ pub(crate) struct Keeper {
     xdp: Xdp,
     shared: Arc<Shared>,
     own: OwnAddresses,
+    /// What was last said about why it does not run.
+    failure: Option<String>,
 }
 
 impl Keeper {
     /// Attaches the program as far as it can be.
     pub(super) fn start(xdp: Xdp, shared: Arc<Shared>, own: OwnAddresses) -> Self {
-        let mut keeper = Self { xdp, shared, own };
+        let mut keeper = Self { xdp, shared, own, failure: None };
         keeper.tend();
         keeper
     }
@@ -36,8 +40,11 @@ impl Keeper {
     pub(crate) fn spawn(mut self) -> Result<()> {
         let keep = move || {
             loop {
-                thread::sleep(PERIOD);
-                self.tend();
+                for _ in 0..RETRY {
+                    thread::sleep(PERIOD);
+                    self.tend();
+                }
+                self.xdp.try_again();
             }
         };
         let thread = thread::Builder::new().name("relay-xdp".to_owned()).spawn(keep);
@@ -57,7 +64,13 @@ impl Keeper {
             .modes()
             .map(|(name, mode)| Interface { name: name.to_owned(), mode })
             .collect();
-        report(&interfaces, result);
+        let failure = result.as_ref().err().map(|error| format!("{error:?}"));
+        if failure.is_none() || failure != self.failure {
+            report(&interfaces, result);
+        }
+        if failure.is_some() || interfaces.iter().any(|interface| interface.mode.is_some()) {
+            self.failure = failure;
+        }
         *lock(&self.shared.interfaces) = interfaces;
     }
 }

@@ -73,6 +73,14 @@ impl Xdp {
         Ok(self.modes().map(|(_, mode)| mode).ne(before))
     }
 
+    /// If it is attached nowhere, it is tried again the next time though nothing seems to have changed: drivers have more
+    /// reasons to refuse than can be seen.
+    pub fn try_again(&mut self) {
+        if self.links.is_empty() {
+            self.seen = None;
+        }
+    }
+
     /// The interfaces, and how the program is attached to each.
     pub fn modes(&self) -> impl Iterator<Item = (&str, Option<Mode>)> {
         self.interfaces.iter().enumerate().map(|(number, name)| {

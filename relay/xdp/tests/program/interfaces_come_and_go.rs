@@ -146,6 +146,16 @@ fn longer_packets_are_for_later() {
         let error = attach(&on(&[UPLINK], Preference::Native)).unwrap_err();
         assert!(matches!(error, AttachError::Attach { mode: Mode::Native, .. }), "{error:?}");
         assert_eq!(modes(&attach(&on(&[UPLINK], Preference::Auto)).unwrap().0), [GENERIC]);
+
+        // That the other end has changed does not show at this one.
+        let (mut xdp, _maps) = Xdp::load(&on(&[UPLINK], Preference::Native)).unwrap();
+        xdp.tend().unwrap_err();
+        ip(&format!("link set dev {UPLINK}-far mtu 1500"));
+        assert_eq!(xdp.tend().ok(), Some(false));
+        xdp.try_again();
+        assert_eq!((xdp.tend().ok(), modes(&xdp)), (Some(true), vec![NATIVE]));
+        xdp.try_again();
+        assert_eq!((xdp.tend().ok(), modes(&xdp)), (Some(false), vec![NATIVE]));
     });
 }
 
