@@ -8,7 +8,6 @@ mod client;
 mod interfaces_go_and_come;
 mod network;
 #[path = "../program/support.rs"]
-#[allow(dead_code, reason = "shared with other tests")]
 mod support;
 mod what_does_not_fit;
 mod what_has_ended_is_not_relayed;

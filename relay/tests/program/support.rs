@@ -1,4 +1,5 @@
 //! A small network with a relay, a client and a peer in it.
+#![allow(dead_code, reason = "each program of tests has its part")]
 
 use std::fs;
 use std::io::{Read as _, Write as _};
