@@ -19,6 +19,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(250);
 const MAX_RETRY: Duration = Duration::from_secs(60);
 /// The same when somebody waits for it.
 const EAGER_RETRY: Duration = Duration::from_secs(15);
+/// A server that is asked so rarely has not answered twice.
+const UNANSWERING: Duration = Duration::from_secs(2);
 /// A server that is asked so rarely has not answered some times.
 const SILENT: Duration = Duration::from_secs(8);
 
@@ -139,6 +141,12 @@ impl StunServers {
         let is_fine = !server.doubted && server.backoff < SILENT;
         let Mapping { local, mapped } = server.mapping.filter(|_| is_fine)?;
         Some(Reached { local, mapped, round_trip: server.round_trip? })
+    }
+
+    /// Whether a server has been asked several times in a row without an answer.
+    pub(crate) fn is_unanswering(&self, address: SocketAddr) -> bool {
+        let mut servers = self.servers.iter();
+        servers.any(|server| server.address == address && server.backoff >= UNANSWERING)
     }
 
     /// Whether a server that is none of these has answered since.

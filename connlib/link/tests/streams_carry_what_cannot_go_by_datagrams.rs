@@ -148,6 +148,17 @@ fn traffic_moves_to_a_stream_and_back_without_loss() {
 }
 
 #[test]
+fn who_sends_nothing_finds_out_as_well() {
+    let mut pair = pair(2);
+    pair.run(Duration::from_secs(60));
+    pair.blocked = nothing_passes;
+    pair.run(Duration::from_secs(40));
+    let mut ends: Vec<_> = pair.streams.iter().map(|(_, of_client, _)| *of_client).collect();
+    ends.sort_unstable();
+    assert_eq!(ends, [false, true]);
+}
+
+#[test]
 fn a_direct_way_ends_the_need_for_a_stream() {
     let mut pair = pair(1);
     pair.blocked = client_is_walled;

@@ -14,6 +14,7 @@ impl Relays {
     /// Lets go of what does not work or is not wanted, and asks for what is missing: after each change.
     pub(crate) fn review(&mut self, servers: &mut StunServers, now: Instant) {
         self.measure(servers);
+        self.ask_unanswering(servers, now);
         self.drop_failed(now);
         self.drop_silent(servers, now);
         self.withdraw_unwanted(now);
@@ -27,6 +28,17 @@ impl Relays {
             let Carrier { server, is_stream, .. } = allocation.carrier();
             if let Some(reached) = servers.reached(server).filter(|_| !is_stream) {
                 allocation.set_round_trip(reached.round_trip);
+            }
+        }
+    }
+
+    /// What does not answer Binding requests does not relay either, it may be: whoever sends nothing by it would not find
+    /// out otherwise, and could be reached by nobody.
+    fn ask_unanswering(&mut self, servers: &StunServers, now: Instant) {
+        for Held { allocation, .. } in &mut self.allocations {
+            let Carrier { server, is_stream, .. } = allocation.carrier();
+            if !is_stream && servers.is_unanswering(server) {
+                allocation.probe(now, &mut self.outbox);
             }
         }
     }
