@@ -101,7 +101,7 @@ pub(crate) fn run(soak: &Soak) -> Result<()> {
         eprintln!("fault: {fault}");
     }
     if !faults.is_empty() {
-        bail!("{} things do not hold", faults.len());
+        bail!("faults: {}", faults.len());
     }
     eprintln!("all holds");
     Ok(())
