@@ -31,8 +31,10 @@ pub mod bounds {
     pub const FORGOTTEN: Duration = Duration::from_secs(40);
     /// A relay that is in use does not answer any more, or knows nothing: another one takes over.
     pub const RELAY_LOST: Duration = Duration::from_millis(3000);
-    /// A network lets no datagrams through any more: relays are reached by streams.
-    pub const WALLED: Duration = Duration::from_millis(5000);
+    /// A gateway's network lets no datagrams through any more: it finds out when it asks for its addresses.
+    pub const GATEWAY_WALLED: Duration = Duration::from_secs(40);
+    /// A client's network lets no datagrams through any more: relays are reached by streams.
+    pub const WALLED: Duration = Duration::from_millis(6000);
     /// Something in the policy is another thing now.
     pub const POLICY: Duration = Duration::from_millis(1000);
 }
@@ -107,10 +109,14 @@ impl World {
 
     /// The network in front of a host lets no datagrams through for a while.
     pub fn wall(&mut self, node: Node, gap: Duration) {
-        let bound = match gap {
-            _ if !self.relays.is_empty() => bounds::WALLED,
+        let over = match gap {
             gap if gap > Duration::from_secs(8) => gap + bounds::RELINKED,
             _ => gap + bounds::PLUGGED_IN,
+        };
+        let bound = match node {
+            _ if self.relays.is_empty() => over,
+            Node::Client(_) => bounds::WALLED,
+            _ => over.min(bounds::GATEWAY_WALLED),
         };
         let until = self.now + gap;
         self.trace.note(self.now, &[19], || format!("{node:?} is walled for {gap:?}"));
