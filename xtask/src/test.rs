@@ -135,8 +135,12 @@ impl Part {
                 packages::ensure_present(&[packages::COTURN])?;
                 // Some of them make a namespace to try system calls in.
                 packages::ensure_present(&packages::LAB)?;
-                let exclude = ["--exclude", SIMULATION, "--exclude", NAMESPACES];
-                cargo::run(cargo().args(["test", "--workspace", "--no-fail-fast"]).args(exclude))
+                let mut test = cargo();
+                test.args(["test", "--workspace", "--no-fail-fast"]);
+                for own_part in [SIMULATION, NAMESPACES, INTEROP] {
+                    test.args(["--exclude", own_part]);
+                }
+                cargo::run(&mut test)
             }
             Self::Simulation => cargo::run(cargo().args(["test", "--package", SIMULATION])),
             Self::Namespaces => namespaces(),
