@@ -10,8 +10,9 @@ use crate::deadlines::Deadlines;
 const FIRST: u16 = 0x4000;
 const MAX_CHANNELS: usize = 0x1000;
 
-/// How long a relay keeps a channel that is not bound again (RFC 8656 §3.5).
-const LIFETIME: Duration = Duration::from_secs(600);
+/// How long we count on a channel that is not bound again: the relay keeps it for 10 minutes (RFC 8656 §3.5), so that
+/// there is time to bind it once more for what begins to be sent at the end of them.
+const LIFETIME: Duration = Duration::from_secs(570);
 
 /// After this a channel that was used meanwhile is bound again.
 const REFRESH: Duration = Duration::from_secs(300);
@@ -19,9 +20,9 @@ const REFRESH: Duration = Duration::from_secs(300);
 /// How often it is looked at whether a channel that was not used has been used after all.
 const REVIEW: Duration = Duration::from_secs(60);
 
-/// After a channel has expired, its number is for no other peer for so long (RFC 8656 §12: 5 minutes), and some more,
-/// as the clocks of both ends began at different times.
-const COOL_DOWN: Duration = Duration::from_secs(310);
+/// After that its number is for no other peer for so long: 5 minutes after it has expired at the relay (RFC 8656 §12), and
+/// some more, as the clocks of both ends began at different times.
+const COOL_DOWN: Duration = Duration::from_secs(340);
 
 /// A peer that the relay refuses is not asked for again for so long.
 const REFUSED: Duration = Duration::from_secs(60);
@@ -53,7 +54,7 @@ enum State {
     Bound {
         until: Instant,
     },
-    /// It has expired; the number still belongs to the peer.
+    /// It has expired, or is about to; the number still belongs to the peer.
     Expired,
     Refused,
     Free,
@@ -97,7 +98,7 @@ impl Channels {
         let slot = usize::from(number.checked_sub(FIRST)?);
         let channel = self.channels.get_mut(slot)?;
         channel.used = true;
-        matches!(channel.state, State::Binding | State::Bound { .. }).then_some(channel.peer)
+        (!matches!(channel.state, State::Refused | State::Free)).then_some(channel.peer)
     }
 
     /// The peer that a number is to be bound to.
@@ -137,9 +138,13 @@ impl Channels {
             let channel = &mut self.channels[slot];
             let next = match channel.state {
                 // It goes on being used meanwhile; if that fails, it expires at the relay.
-                State::Bound { until } if channel.used && now < until => {
+                State::Bound { until } if channel.used => {
                     channel.used = false;
-                    self.deadlines.set(slot, Some((now + REVIEW).min(until)));
+                    let next = (now < until).then(|| (now + REVIEW).min(until));
+                    if next.is_none() {
+                        channel.state = State::Binding;
+                    }
+                    self.deadlines.set(slot, next);
                     return Some(number(slot));
                 }
                 State::Bound { until } if now < until => Some((now + REVIEW).min(until)),
@@ -229,10 +234,34 @@ mod tests {
         for seconds in 301..=600 {
             assert_eq!(channels.due(at(seconds)), None);
         }
-        assert_eq!(channels.inbound(0x4000), None, "expired");
+        assert_eq!(channels.inbound(0x4000), Some(peer(0)), "what is under way");
         assert_eq!(channels.inbound(0x4001), Some(peer(1)));
         // The number still is the peer's.
         assert_eq!(channels.outbound(peer(0)), Outbound::Bind(0x4000));
+    }
+
+    #[test]
+    fn a_channel_that_is_used_again_just_before_it_expires_is_bound_in_time() {
+        for used_at in [300, 359, 420, 500, 541, 569, 575, 599] {
+            let start = Instant::now();
+            let at = |seconds| start + Duration::from_secs(seconds);
+            let mut channels = Channels::default();
+            channels.outbound(peer(0));
+            channels.bound(FIRST, start);
+            let mut bound_at = None;
+            for seconds in 1..600 {
+                if seconds >= used_at && channels.outbound(peer(0)) == Outbound::Bind(FIRST) {
+                    bound_at.get_or_insert(seconds);
+                }
+                if channels.due(at(seconds)).is_some() {
+                    bound_at.get_or_insert(seconds);
+                }
+                if bound_at == Some(seconds) {
+                    channels.bound(FIRST, at(seconds));
+                }
+            }
+            assert!(bound_at.is_some_and(|at| at >= used_at), "{used_at}: {bound_at:?}");
+        }
     }
 
     #[test]
