@@ -250,7 +250,7 @@ impl Story {
         let short = self.random.duration(Duration::ZERO, 8 * SECOND);
         let long = self.random.duration(8 * SECOND, 90 * SECOND);
         let is_polite = self.random.chance(0.5);
-        match self.random.index(if self.relays > 0 { 18 } else { 16 }) {
+        match self.random.index(if self.relays > 0 { 21 } else { 17 }) {
             0 => {
                 let access = self.client_access();
                 let gap = self.random.pick(&[Duration::ZERO, short]);
@@ -308,7 +308,15 @@ impl Story {
                     self.world.start_push(self.flows[flow], period, 3 * long);
                 }
             }
-            16 | 17 => {
+            // The last where there are no relays.
+            16 | 18 => {
+                let node = self.random.pick(&[Node::Client(client), Node::Gateway(gateway)]);
+                let gap = self.random.pick(&[short, long, 3 * long]);
+                self.world.wall(node, gap);
+                self.takes(gap);
+            }
+            20 => self.world.renew_credentials(),
+            17 | 19 => {
                 let (relay, is_noticed) = (self.random.index(self.relays), is_polite);
                 self.world.restart_relay(relay, is_noticed, short);
                 self.takes(short);

@@ -202,3 +202,17 @@ fn a_client_moves_without_the_portal() {
     lab.waits_at_most(bounds::WALLED, 90 * SECOND);
     lab.world.finish();
 }
+
+#[test]
+fn credentials_that_change_lose_nothing() {
+    for relays in [1, 2] {
+        for walled in [&[CLIENT][..], &[GATEWAY], &[CLIENT, GATEWAY]] {
+            let mut lab = lab(10, relays, hidden(), walled);
+            for _ in 0..3 {
+                lab.world.renew_credentials();
+                lab.waits_at_most(ms(200), 60 * SECOND);
+            }
+            lab.world.finish();
+        }
+    }
+}

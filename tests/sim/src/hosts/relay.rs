@@ -47,9 +47,9 @@ impl RelayHost {
         Self { number, server, started: now, ports: BTreeMap::new(), alarm: Alarm::default() }
     }
 
-    /// What the portal tells a peer with this key.
-    pub(crate) fn announced(number: usize, key: [u8; 32]) -> Relay {
-        let (expiry, salt) = (BEGIN + 1_000_000_000, STANDARD_NO_PAD.encode(key));
+    /// What the portal tells a peer with this key, after it has renewed the credentials so often.
+    pub(crate) fn announced(number: usize, key: [u8; 32], renewals: u64) -> Relay {
+        let (expiry, salt) = (BEGIN + 1_000_000_000 + renewals, STANDARD_NO_PAD.encode(key));
         let digest = Sha256::digest(format!("{expiry}:{}:{salt}", secret(number)));
         let (username, password) = (format!("{expiry}:{salt}"), STANDARD_NO_PAD.encode(digest));
         Relay {

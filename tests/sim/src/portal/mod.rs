@@ -64,6 +64,8 @@ type Key = (usize, ResourceId);
 pub(crate) struct Portal {
     pub(crate) policy: Policy,
     relays: BTreeSet<usize>,
+    /// How often their credentials were renewed.
+    renewals: u64,
     /// The peers that are connected, with the keys that they announced.
     present: BTreeMap<Node, PublicKey>,
     live: BTreeMap<Key, Live>,
@@ -141,6 +143,16 @@ impl Portal {
     /// Replaces the relays that peers are told of.
     pub(crate) fn set_relays(&mut self, relays: BTreeSet<usize>) {
         self.relays = relays;
+        self.tell_of_relays();
+    }
+
+    /// Gives peers other credentials for the relays.
+    pub(crate) fn renew_credentials(&mut self) {
+        self.renewals += 1;
+        self.tell_of_relays();
+    }
+
+    fn tell_of_relays(&mut self) {
         for node in self.present.keys().copied().collect::<Vec<_>>() {
             let relays = self.relays(node);
             match node {
@@ -159,7 +171,8 @@ impl Portal {
             credentials: None,
         };
         let key = self.present.get(&node).copied().unwrap_or_default();
-        let relays = self.relays.iter().map(|number| RelayHost::announced(*number, key));
+        let relays =
+            self.relays.iter().map(|number| RelayHost::announced(*number, key, self.renewals));
         [stun].into_iter().chain(relays).collect()
     }
 

@@ -35,6 +35,9 @@ pub mod bounds {
     pub const GATEWAY_WALLED: Duration = Duration::from_secs(40);
     /// A client's network lets no datagrams through any more: relays are reached by streams.
     pub const WALLED: Duration = Duration::from_millis(6000);
+    /// Datagrams get through again, and there was no other way: servers that tell us our addresses are asked once a
+    /// minute.
+    pub const UNWALLED: Duration = Duration::from_secs(65);
     /// Something in the policy is another thing now.
     pub const POLICY: Duration = Duration::from_millis(1000);
 }
@@ -110,7 +113,7 @@ impl World {
     /// The network in front of a host lets no datagrams through for a while.
     pub fn wall(&mut self, node: Node, gap: Duration) {
         let over = match gap {
-            gap if gap > Duration::from_secs(8) => gap + bounds::RELINKED,
+            gap if gap > Duration::from_secs(8) => gap + bounds::UNWALLED,
             _ => gap + bounds::PLUGGED_IN,
         };
         let bound = match node {
@@ -124,8 +127,8 @@ impl World {
             let before = self.model.unsettled_for(client, self.now);
             self.break_client(client, bound);
             if before > Duration::ZERO {
-                // What goes wrong already takes its time by streams.
-                self.break_client(client, 2 * before + bound);
+                // What goes wrong already takes its time by streams, and what a gateway says for the last time is not heard.
+                self.break_client(client, bounds::FORGOTTEN.max(2 * before + bound));
             }
         }
         self.internet.wall(node, until);
@@ -248,6 +251,12 @@ impl World {
         self.later(pause, move |world| world.start_relay(number));
     }
 
+    /// Peers get other credentials for the relays, which changes nothing for anybody.
+    pub fn renew_credentials(&mut self) {
+        self.portal.renew_credentials();
+        self.post();
+    }
+
     /// Whether there may be a client that reaches its gateways by a relay alone.
     fn needs_relay(&self) -> bool {
         let is_symmetric = |access: &Access| access.ipv4 == Some(Some(Mapping::Symmetric));
@@ -339,6 +348,10 @@ impl World {
     pub(super) fn authorization_is_over(&mut self, client: usize) {
         // It does not believe that of one that is younger than 2 s.
         self.break_client(client, bounds::POLICY + Duration::from_secs(2));
+        if self.is_walled(client) {
+            // What the gateway says as it forgets the client may meet the wall.
+            self.break_client(client, bounds::FORGOTTEN);
+        }
     }
 
     /// A resource lets other things through.
