@@ -86,16 +86,19 @@ impl LocalCandidates {
         self.candidates.iter().filter(|candidate| candidate.kind() == CandidateKind::Host)
     }
 
+    /// Those of relays.
+    pub(crate) fn relayed(&self) -> impl Iterator<Item = &Candidate> {
+        self.candidates.iter().filter(|candidate| candidate.kind() == CandidateKind::Relayed)
+    }
+
     /// Whether a relay gave us an IPv4 address.
     pub(crate) fn has_relayed_ipv4(&self) -> bool {
-        let is_relayed = |c: &&Candidate| c.kind() == CandidateKind::Relayed;
-        self.candidates.iter().filter(is_relayed).any(|candidate| candidate.addr().is_ipv4())
+        self.relayed().any(|candidate| candidate.addr().is_ipv4())
     }
 
     /// Whether a relay gave us this address.
     pub(crate) fn has_relayed(&self, address: SocketAddr) -> bool {
-        let is_relayed = |c: &&Candidate| c.kind() == CandidateKind::Relayed;
-        self.candidates.iter().filter(is_relayed).any(|candidate| candidate.addr() == address)
+        self.relayed().any(|candidate| candidate.addr() == address)
     }
 
     pub(crate) fn difference(&self, old: &Self) -> Difference {

@@ -219,7 +219,11 @@ impl Link {
         now: Instant,
         out: &mut VecDeque<Output>,
     ) {
-        self.ice.add_remote_candidate(candidate);
+        let is_new_relayed = self.ice.add_remote_candidate(candidate);
+        // Perhaps the peer has just found out that datagrams don't get through to it.
+        if is_new_relayed && self.is_unanswered() {
+            self.doubt_direct(now, out);
+        }
         self.wake(now);
         self.drive(now, out);
     }
@@ -247,18 +251,24 @@ impl Link {
         self.drive(now, out);
     }
 
-    /// Datagrams don't get through to where they did before. If nothing is heard on a path without a relay either, it has
-    /// to prove itself once more, or others are taken.
+    /// Lets a path without a relay of ours prove itself once more, if nothing is heard on it, or take others: there is
+    /// reason to think that datagrams don't get through any more.
     pub(crate) fn doubt_direct(&mut self, now: Instant, out: &mut VecDeque<Output>) {
         let local = self.connected_path().and_then(|path| path.local);
         let is_direct = local.is_some_and(|local| !self.ice.is_from_relay(local));
         let is_silent = now >= self.last_heard() + DOUBTFUL;
-        if self.config.role == Role::Controlling && is_direct && is_silent {
-            self.ice.check_direct_again();
-            self.direct_tries.begin(now);
+        let is_ours = self.config.role == Role::Controlling && self.direct_tries.may_doubt(now);
+        if is_ours && is_direct && is_silent {
+            self.ice.check_all_again();
+            self.direct_tries.doubt(now);
             self.wake(now);
             self.drive(now, out);
         }
+    }
+
+    /// Whether packets go out on the path in use and nothing comes back.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.last_packet > self.last_heard() + DOUBTFUL
     }
 
     /// Encrypts a packet into the queue, to leave by a relay's channel if that is what the path needs; or keeps it until
@@ -428,7 +438,13 @@ impl Link {
         [first_candidate, grace, idle, checks, wireguard, direct].into_iter().flatten().min()
     }
 
-    pub(crate) fn handle_timeout(&mut self, now: Instant, out: &mut VecDeque<Output>) -> Fate {
+    /// `by_stream`: a relay is reached by a stream, as none is by datagrams.
+    pub(crate) fn handle_timeout(
+        &mut self,
+        by_stream: bool,
+        now: Instant,
+        out: &mut VecDeque<Output>,
+    ) -> Fate {
         if !self.ice.knows_peer() && now >= self.created + FIRST_CANDIDATE {
             return Fate::Failed(Failure::NoCandidates);
         }
@@ -440,6 +456,9 @@ impl Link {
         }
         if !self.ice.is_idle() && self.direct_tries.is_due(now) {
             self.ice.check_direct_again();
+        }
+        if by_stream && self.is_unanswered() {
+            self.doubt_direct(now, out);
         }
         if let Some(path) = self.direct_tries.take_settled(now) {
             self.handle_nomination(path, now, out);

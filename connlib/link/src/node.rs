@@ -270,8 +270,11 @@ impl Node {
         });
         while let Some(slot) = self.links.pop_due(now) {
             let Some(link) = self.links.at(slot) else { continue };
-            match link.handle_timeout(now, &mut self.outputs) {
+            match link.handle_timeout(self.relays.has_stream(), now, &mut self.outputs) {
                 Fate::Alive => {
+                    if link.is_unanswered() {
+                        self.stun_servers.verify(now);
+                    }
                     self.settle(slot);
                     self.links.postpone(slot, now);
                 }

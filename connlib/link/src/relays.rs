@@ -18,7 +18,7 @@ mod streams;
 mod watch;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use connlib_stun::{Attribute, CHANNEL_HEADER, ChannelData, Class, Header, Message, Method};
@@ -28,7 +28,7 @@ use uuid::Uuid;
 use crate::node::Datagram;
 use crate::output::{Path, StreamRequest, StreamServer, Transmit};
 use crate::stun_servers::Mapping;
-use allocation::{Allocation, Carrier, Outbox};
+use allocation::{Allocation, Carrier, Outbox, State};
 pub use session::RelayCredentials;
 use starvation::Starvation;
 use streams::Streams;
@@ -96,6 +96,8 @@ struct Entry {
     relay: Relay,
     retry_at: Option<Instant>,
     backoff: Duration,
+    /// It answers Binding requests, but did not answer when it was asked for an allocation.
+    is_mute: bool,
 }
 
 struct Held {
@@ -109,6 +111,15 @@ struct Held {
 impl Held {
     fn is_stream(&self) -> bool {
         self.allocation.carrier().is_stream
+    }
+
+    fn is_granted(&self) -> bool {
+        matches!(self.allocation.state(), State::Granted { .. })
+    }
+
+    /// Whether links may begin to use it.
+    fn is_used(&self) -> bool {
+        self.is_granted() && self.withdrawn.is_none()
     }
 }
 
@@ -148,9 +159,9 @@ impl Relays {
         let before = std::mem::take(&mut self.relays);
         for relay in relays.iter().take(MAX_RELAYS) {
             let same = before.iter().find(|entry| entry.relay == *relay);
-            let (retry_at, backoff) =
-                same.map_or((None, FIRST_BACKOFF), |entry| (entry.retry_at, entry.backoff));
-            self.relays.push(Entry { relay: relay.clone(), retry_at, backoff });
+            let (retry_at, backoff, is_mute) =
+                same.map_or((None, FIRST_BACKOFF, false), |e| (e.retry_at, e.backoff, e.is_mute));
+            self.relays.push(Entry { relay: relay.clone(), retry_at, backoff, is_mute });
         }
         for held in &mut self.allocations {
             let of_relay = |entry: &&Entry| entry.relay.id == held.allocation.relay();
@@ -173,12 +184,12 @@ impl Relays {
         self.hosts = hosts.to_vec();
         self.allocations.retain(|held| {
             let Carrier { local, is_stream, .. } = held.allocation.carrier();
-            // A stream has a port of its own.
-            hosts.iter().any(|host| *host == local || is_stream && host.ip() == local.ip())
+            // A stream has a port of its own and, by IPv6, perhaps a privacy address.
+            hosts.iter().any(|host| *host == local || is_stream && is_near(*host, local))
         });
         self.streams.restart(now);
         for entry in &mut self.relays {
-            (entry.retry_at, entry.backoff) = (None, FIRST_BACKOFF);
+            (entry.retry_at, entry.backoff, entry.is_mute) = (None, FIRST_BACKOFF, false);
         }
         for held in &mut self.allocations {
             held.allocation.probe(now, &mut self.outbox);
@@ -203,10 +214,11 @@ impl Relays {
         now: Instant,
     ) {
         // Paths say by their addresses whether they are streams: none may have the address of our socket.
-        let is_wanted =
-            self.streams.are_wanted() && !self.has_stream() && !self.hosts.contains(&local);
-        let has_room = self.allocations.len() < MAX_ALLOCATIONS;
-        let Some(opened) = self.streams.opened(server, local, is_wanted && has_room, now) else {
+        let is_wanted = self.is_missing_stream()
+            && !self.streams.is_waiting(now)
+            && self.allocations.len() < MAX_ALLOCATIONS
+            && !self.hosts.contains(&local);
+        let Some(opened) = self.streams.opened(server, local, is_wanted, now) else {
             return;
         };
         // INVARIANT: ways to relays that are not listed any more, or without credentials, are closed as unused.
@@ -224,7 +236,7 @@ impl Relays {
         let Some(local) = self.streams.closed(server, now) else { return };
         self.allocations.retain(|held| {
             let carrier = held.allocation.carrier();
-            !carrier.is_stream || carrier.local != local
+            !carrier.is_stream || (carrier.local, carrier.server) != (local, server.address())
         });
     }
 
@@ -367,7 +379,7 @@ impl Relays {
             [held.allocation.next_timeout(), release].into_iter().flatten().min()
         });
         let retries = self.relays.iter().filter_map(|entry| entry.retry_at);
-        let streams = self.streams.next_timeout(self.streams.are_wanted() && !self.has_stream());
+        let streams = self.streams.next_timeout(self.is_missing_stream());
         let others = [self.starvation.next_timeout(), self.withdraw_at(), streams];
         allocations.chain(retries).chain(others.into_iter().flatten()).min()
     }
@@ -392,16 +404,20 @@ impl Relays {
         self.allocations.push(Held { allocation, is_suspect: false, withdrawn: None });
     }
 
-    /// Whether a stream is used, or about to be.
-    fn has_stream(&self) -> bool {
-        self.stream().is_some()
+    /// Whether a stream would be of use, and there is none that lasts.
+    fn is_missing_stream(&self) -> bool {
+        self.streams.are_wanted() && !self.has_lasting_stream()
     }
 
-    /// The allocation by a stream that is not about to be left.
-    fn stream(&self) -> Option<&Allocation> {
-        let is_used = |held: &&Held| held.is_stream() && held.withdrawn.is_none();
-        let mut used = self.allocations.iter().filter(is_used).map(|held| &held.allocation);
-        used.find(|allocation| !allocation.is_outdated())
+    /// Whether packets can go by a stream, and for some time.
+    fn has_lasting_stream(&self) -> bool {
+        let mut streams = self.allocations.iter().filter(|held| held.is_stream() && held.is_used());
+        streams.any(|held| !self.has_no_future(&held.allocation))
+    }
+
+    /// Whether packets can go by a stream.
+    pub(crate) fn has_stream(&self) -> bool {
+        self.allocations.iter().any(|held| held.is_stream() && held.is_used())
     }
 
     fn carried_by(&mut self, datagram: Datagram<'_>) -> Option<&mut Allocation> {
@@ -409,6 +425,14 @@ impl Relays {
             .iter_mut()
             .map(|held| &mut held.allocation)
             .find(|allocation| is_carried_by(allocation, datagram))
+    }
+}
+
+/// Whether two addresses of this machine go when one of them goes.
+fn is_near(one: SocketAddr, other: SocketAddr) -> bool {
+    match (one.ip(), other.ip()) {
+        (IpAddr::V6(one), IpAddr::V6(other)) => one.segments()[..4] == other.segments()[..4],
+        (one, other) => one == other,
     }
 }
 

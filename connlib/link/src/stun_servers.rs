@@ -19,6 +19,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(250);
 const MAX_RETRY: Duration = Duration::from_secs(60);
 /// The same when somebody waits for it.
 const EAGER_RETRY: Duration = Duration::from_secs(15);
+/// How often it may be asked whether datagrams get through.
+const VERIFY_PAUSE: Duration = Duration::from_secs(10);
 /// A server that is asked so rarely has not answered twice.
 const UNANSWERING: Duration = Duration::from_secs(2);
 /// A server that is asked so rarely has not answered some times.
@@ -40,6 +42,7 @@ pub(crate) struct StunServers {
     servers: Vec<Server>,
     families: Families,
     is_eager: bool,
+    verified_at: Option<Instant>,
 }
 
 /// The address families that this machine has.
@@ -124,6 +127,14 @@ impl StunServers {
     pub(crate) fn ask(&mut self, now: Instant) {
         for server in &mut self.servers {
             server.ask_at = now;
+        }
+    }
+
+    /// Asks all servers, unless that was done a moment ago: datagrams may not get through any more.
+    pub(crate) fn verify(&mut self, now: Instant) {
+        if self.verified_at.is_none_or(|at| now >= at + VERIFY_PAUSE) {
+            self.verified_at = Some(now);
+            self.ask(now);
         }
     }
 

@@ -265,3 +265,121 @@ fn what_goes_to_a_relay_that_is_dead_goes_to_another() {
     assert_ne!(server.address().ip(), other.address().ip());
     assert_never_failed(&pair);
 }
+
+#[test]
+fn a_wall_that_comes_back_is_noticed_while_there_is_a_stream() {
+    for pause in [0, 3, 12, 14] {
+        let mut pair = pair(2);
+        pair.blocked = client_is_walled;
+        pair.run(Duration::from_secs(4));
+        pair.connect();
+        assert_all_arrive(&mut pair, 5);
+        pair.blocked = no_direct;
+        while pair.client.node.path(GATEWAY).unwrap().local != Some(addr("192.0.2.1:52625")) {
+            talk(&mut pair, Duration::from_millis(200));
+        }
+        talk(&mut pair, Duration::from_secs(pause));
+        pair.blocked = client_is_walled;
+        let (_, _, stall) = talk(&mut pair, Duration::from_secs(30));
+        assert!(stall < Duration::from_secs(6), "{pause} s: {stall:?}");
+        assert_never_failed(&pair);
+    }
+}
+
+#[test]
+fn a_gateway_that_is_walled_is_found_again() {
+    let mut pair = pair(2);
+    pair.run(Duration::from_secs(1));
+    pair.connect();
+    assert_all_arrive(&mut pair, 5);
+    let gateway = |a: SocketAddr| a.ip() == addr("198.51.100.1:1").ip();
+    assert!(gateway(pair.client.node.path(GATEWAY).unwrap().remote), "direct");
+    pair.blocked = |from, to| [from, to].iter().any(|a| a.ip() == addr("198.51.100.1:1").ip());
+    let (_, _, stall) = talk(&mut pair, Duration::from_secs(30));
+    assert!(stall < Duration::from_secs(9), "{stall:?}");
+}
+
+#[test]
+fn connections_that_lead_nowhere_don_t_keep_others_out() {
+    for relays in [1, 2, 4] {
+        let mut pair = pair(relays);
+        pair.blocked = client_is_walled;
+        pair.is_mute = |server| matches!(server, StreamServer::Tcp(_));
+        pair.run(Duration::from_secs(12));
+        let is_granted = pair.relays.iter().any(|relay| relay.server.allocations() > 1);
+        assert!(is_granted, "{relays} relays");
+        assert_eq!(pair.streams.len(), 1);
+        pair.connect();
+        assert_all_arrive(&mut pair, 5);
+    }
+}
+
+#[test]
+fn streams_that_always_break_are_made_ever_more_rarely() {
+    let mut pair = pair(2);
+    pair.blocked = client_is_walled;
+    let mut broken = 0;
+    for _ in 0..3000 {
+        pair.run(Duration::from_millis(100));
+        broken += pair.streams.len();
+        pair.break_streams();
+    }
+    assert!((10..80).contains(&broken), "{broken}");
+}
+
+#[test]
+fn a_relay_that_is_not_listed_any_more_is_left() {
+    let mut pair = pair(2);
+    pair.blocked = client_is_walled;
+    pair.run(Duration::from_secs(4));
+    pair.connect();
+    let (_, _, server) = pair.streams[0];
+    let leaving = pair.relays.iter().position(|relay| relay.has(server.address())).unwrap();
+    pair.relays[leaving].listed = false;
+    pair.announce_relays();
+    assert_all_arrive(&mut pair, 30);
+    assert_eq!(pair.streams.len(), 1);
+    assert!(!pair.relays[leaving].has(pair.streams[0].2.address()));
+}
+
+#[test]
+fn addresses_that_change_all_the_time_keep_nobody_from_a_stream() {
+    let mut pair = pair(1);
+    pair.blocked = client_is_walled;
+    let (host, bridge) = (addr("192.0.2.1:52625"), addr("172.17.0.1:52625"));
+    for step in 0..10 {
+        let hosts = if step % 2 == 0 { vec![host, bridge] } else { vec![host] };
+        pair.client.node.set_local_addresses(&hosts, pair.now);
+        pair.run(Duration::from_millis(2500));
+    }
+    assert!(uses_stream(&pair));
+}
+
+#[test]
+fn a_stream_stays_until_datagrams_have_passed_for_a_while() {
+    let mut pair = pair(1);
+    pair.blocked = client_is_walled;
+    pair.run(Duration::from_secs(4));
+    pair.connect();
+    assert_all_arrive(&mut pair, 5);
+    // Nobody talks: the wall opens for a moment again and again.
+    for _ in 0..10 {
+        pair.blocked = no_direct;
+        pair.run(Duration::from_secs(16));
+        pair.blocked = client_is_walled;
+        pair.run(Duration::from_secs(16));
+        let (_, arrived, _) = talk(&mut pair, Duration::from_secs(10));
+        assert!(arrived > 0);
+        assert!(uses_stream(&pair));
+    }
+}
+
+#[test]
+fn relays_that_answer_binding_requests_alone_are_reached_by_streams() {
+    let mut pair = pair(2);
+    pair.blocked = no_direct;
+    // Of what goes by UDP, STUN Binding alone passes.
+    pair.lose = |payload| !matches!(payload, [0 | 1, 1, ..]);
+    pair.run(Duration::from_secs(30));
+    assert!(uses_stream(&pair));
+}

@@ -15,12 +15,16 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// The same where the path in use is in doubt.
 const SETTLE_SOON: Duration = Duration::from_millis(500);
 
+/// Checks that begin anew need some time to come to an end.
+const DOUBT_PAUSE: Duration = Duration::from_secs(5);
+
 /// Tries to find a path without a relay.
 #[derive(Debug, Default)]
 pub(super) struct DirectTries {
     /// When to try next, and how long to wait after that.
     next: Option<(Instant, Duration)>,
     settled_at: Option<Instant>,
+    doubted_at: Option<Instant>,
     /// What is the best path once that is settled.
     deferred: Option<Path>,
 }
@@ -39,9 +43,15 @@ impl DirectTries {
         true
     }
 
+    /// Whether the path in use may be doubted, as it was not a moment ago.
+    pub(super) fn may_doubt(&self, now: Instant) -> bool {
+        self.doubted_at.is_none_or(|at| now >= at + DOUBT_PAUSE)
+    }
+
     /// The path in use may not work any more: paths without a relay are tried now.
-    pub(super) fn begin(&mut self, now: Instant) {
+    pub(super) fn doubt(&mut self, now: Instant) {
         self.settled_at = Some(now + SETTLE_SOON);
+        self.doubted_at = Some(now);
     }
 
     /// Whether a path is not to be taken before all has settled. Whatever was before it is forgotten.

@@ -121,9 +121,9 @@ impl Ice {
         self.locals.can_send_from(address)
     }
 
-    /// Takes a candidate of the peer's, an SDP attribute.
-    pub(super) fn add_remote_candidate(&mut self, candidate: &str) {
-        self.peer_candidates.add(candidate, &mut self.agent);
+    /// Takes a candidate of the peer's, an SDP attribute. Whether it is a new one of a relay's.
+    pub(super) fn add_remote_candidate(&mut self, candidate: &str) -> bool {
+        self.peer_candidates.add(candidate, &mut self.agent)
     }
 
     /// Forgets a candidate of the peer's, an SDP attribute.
@@ -154,6 +154,15 @@ impl Ice {
         for host in self.locals.hosts() {
             self.agent.invalidate_candidate(host);
             self.agent.add_local_candidate(host.clone());
+        }
+    }
+
+    /// The same for all paths.
+    pub(super) fn check_all_again(&mut self) {
+        self.check_direct_again();
+        for relayed in self.locals.relayed() {
+            self.agent.invalidate_candidate(relayed);
+            self.agent.add_local_candidate(relayed.clone());
         }
     }
 

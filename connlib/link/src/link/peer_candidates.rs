@@ -22,27 +22,30 @@ impl PeerCandidates {
         self.ever == 0
     }
 
-    /// Takes one that was signalled: an SDP attribute.
-    pub(super) fn add(&mut self, candidate: &str, agent: &mut IceAgent) {
+    /// Takes one that was signalled: an SDP attribute. Whether it is a new one of a relay's.
+    pub(super) fn add(&mut self, candidate: &str, agent: &mut IceAgent) -> bool {
         let candidate = match Candidate::from_sdp_string(candidate) {
             Ok(candidate) => candidate,
             Err(e) => {
                 tracing::debug!(error = %e, "skipped malformed candidate");
-                return;
+                return false;
             }
         };
         // Peers signal all that they have again and again. What is being checked stays as it is; what has failed gets
         // another try, in place of the one that it had.
         if agent.find_pair_for_equivalent_remote_candidate(&candidate).is_some() {
-            return;
+            return false;
         }
         forget(&candidate, agent);
-        if candidate.kind() == CandidateKind::Relayed {
+        let is_relayed = candidate.kind() == CandidateKind::Relayed;
+        if is_relayed {
             forget_reflexive(candidate.addr(), agent);
         }
-        if self.admit_unknown(agent) {
+        let is_admitted = self.admit_unknown(agent);
+        if is_admitted {
             agent.add_remote_candidate(candidate);
         }
+        is_admitted && is_relayed
     }
 
     /// The peer has one less.

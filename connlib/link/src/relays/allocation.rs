@@ -115,7 +115,7 @@ impl Allocation {
         let mut allocation = Self {
             relay,
             carrier,
-            watch: Watch::new(round_trip),
+            watch: Watch::new(round_trip, carrier.is_stream),
             session: Session::new(credentials),
             proven: None,
             is_outdated: false,

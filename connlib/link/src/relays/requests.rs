@@ -19,8 +19,11 @@ const MAX_GAP: Duration = Duration::from_secs(2);
 /// After this nobody waits for the answer any more.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// The same for an answer by a stream.
+/// The same for an answer by a stream, where others wait for their turn.
 const STREAM_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same where packets are on the way, which the request has to wait for.
+const BUSY_STREAM_PATIENCE: Duration = Duration::from_secs(15);
 
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +67,11 @@ impl Request {
     ) -> Self {
         let gap = |round_trip| FIRST_GAP.max(round_trip * 3 / 2).min(MAX_GAP);
         let repeats = round_trip.map(|round_trip| Repeats { gap: gap(round_trip), count: 0 });
-        let due_at = now + repeats.as_ref().map_or(STREAM_PATIENCE, |repeats| repeats.gap);
+        let patience = match purpose {
+            Purpose::Allocate => STREAM_PATIENCE,
+            Purpose::Refresh | Purpose::Release | Purpose::Bind(_) => BUSY_STREAM_PATIENCE,
+        };
+        let due_at = now + repeats.as_ref().map_or(patience, |repeats| repeats.gap);
         Self { purpose, transaction, tries, payload, started: now, due_at, repeats }
     }
 }

@@ -1,7 +1,7 @@
 //! What is done about relays after each change: which are let go, and which are asked.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::allocation::{Allocation, Carrier, Refusal, State};
 use super::{
@@ -9,6 +9,9 @@ use super::{
     Relays, SETTLE,
 };
 use crate::stun_servers::{Reached, StunServers};
+
+/// What a relay said within this time shows that it is reached. It takes as long to find out that it is not.
+const PROOF: Duration = Duration::from_secs(3);
 
 impl Relays {
     /// Lets go of what does not work or is not wanted, and asks for what is missing: after each change.
@@ -45,10 +48,13 @@ impl Relays {
 
     fn drop_failed(&mut self, now: Instant) {
         for Held { allocation, .. } in &self.allocations {
-            let Carrier { local, is_stream, .. } = allocation.carrier();
+            let Carrier { local, server, is_stream } = allocation.carrier();
             if is_stream {
-                if let State::Granted { .. } = allocation.state() {
-                    self.has_turned |= self.streams.prove(local);
+                if let State::Granted { .. } = allocation.state()
+                    && self.streams.prove(local, server, now)
+                {
+                    tracing::info!(%server, "no relay answers datagrams: going by a stream");
+                    self.has_turned = true;
                 }
                 continue;
             }
@@ -56,23 +62,34 @@ impl Relays {
             let Some(entry) = self.relays.iter_mut().find(of_relay) else { continue };
             match allocation.state() {
                 State::Asked { .. } => {}
-                State::Granted { .. } => entry.backoff = FIRST_BACKOFF,
+                State::Granted { .. } => (entry.backoff, entry.is_mute) = (FIRST_BACKOFF, false),
                 State::Failed(Refusal::Occupied) => entry.retry_at = Some(now + OCCUPIED),
-                State::Failed(_) => {
+                State::Failed(refusal) => {
+                    entry.is_mute = refusal == Refusal::Silence;
                     entry.retry_at = Some(now + entry.backoff);
                     entry.backoff = (entry.backoff * 2).min(MAX_BACKOFF);
                 }
             }
         }
-        self.allocations.retain(|held| !matches!(held.allocation.state(), State::Failed(_)));
+        // Of streams, the first that is granted wins.
+        let has_stream = self.has_lasting_stream();
+        self.allocations.retain(|held| match held.allocation.state() {
+            State::Asked { .. } => !held.is_stream() || !has_stream,
+            State::Granted { .. } => true,
+            State::Failed(_) => false,
+        });
     }
 
     /// A relay that is silent while something else answers is dead. If nothing answers it is our own network, and the
     /// allocation is as good as before once that is back.
     fn drop_silent(&mut self, servers: &mut StunServers, now: Instant) {
         let allocations = &self.allocations;
-        let answered_since =
-            |since| allocations.iter().any(|held| held.allocation.has_answered_since(since));
+        // What a stream says counts once packets can go by it.
+        let counts = |held: &Held| !held.is_stream() || held.is_granted();
+        let answered_since = |since| {
+            let mut heard = allocations.iter().filter(|held| counts(held));
+            heard.any(|held| held.allocation.has_answered_since(since))
+        };
         let (mut dead, mut suspects) = (Vec::new(), Vec::new());
         for held in allocations {
             let Some(since) = held.allocation.silent_since(now) else { continue };
@@ -81,7 +98,9 @@ impl Relays {
             let listed = self.relays.iter().find(of_relay);
             let server = [server];
             let own = listed.map_or(&server[..], |entry| &entry.relay.addresses);
-            if answered_since(since) || servers.has_heard_other_since(own, since) {
+            // A stream has had the time to repeat what was lost.
+            let is_dead = held.is_stream() || answered_since(since);
+            if is_dead || servers.has_heard_other_since(own, since) {
                 dead.push(held.allocation.carrier());
             } else {
                 suspects.push(held.allocation.carrier());
@@ -104,35 +123,53 @@ impl Relays {
         }
     }
 
-    /// Whether links had better go elsewhere.
-    fn is_unwanted(&self, allocation: &Allocation) -> bool {
+    /// Whether it ends sooner or later, whatever else there is.
+    pub(super) fn has_no_future(&self, allocation: &Allocation) -> bool {
         let Carrier { server, is_stream, .. } = allocation.carrier();
+        // TLS has a port of its own.
+        let is_at = |address: &SocketAddr| match is_stream {
+            true => address.ip() == server.ip(),
+            false => *address == server,
+        };
         let is_listed = self.relays.iter().any(|entry| {
             entry.relay.id == allocation.relay()
                 && entry.relay.credentials.is_some()
-                && entry
-                    .relay
-                    .addresses
-                    .iter()
-                    .any(|a| if is_stream { a.ip() == server.ip() } else { *a == server })
+                && entry.relay.addresses.iter().any(is_at)
         });
-        !is_listed || allocation.is_outdated() || is_stream && !self.streams.are_wanted()
+        !is_listed || allocation.is_outdated()
     }
 
-    /// When an allocation that is not wanted may go: once another one has had the time to take over.
+    /// Whether links had better go elsewhere.
+    fn is_unwanted(&self, held: &Held) -> bool {
+        let is_superfluous = held.is_stream() && !self.streams.are_wanted();
+        is_superfluous || self.has_no_future(&held.allocation)
+    }
+
+    /// When something that is not wanted may go.
     pub(super) fn withdraw_at(&self) -> Option<Instant> {
-        let (mut is_any_unwanted, mut settled) = (false, None::<Instant>);
-        for Held { allocation, .. } in self.allocations.iter().filter(|h| h.withdrawn.is_none()) {
-            match allocation.state() {
-                _ if self.is_unwanted(allocation) => is_any_unwanted = true,
-                State::Granted { since } => {
-                    let at = since + SETTLE;
-                    settled = Some(settled.map_or(at, |other| other.min(at)));
-                }
-                State::Asked { .. } | State::Failed(_) => {}
-            }
+        let settled = self.settled();
+        let used = self.allocations.iter().filter(|held| held.withdrawn.is_none());
+        used.filter_map(|held| self.may_go_at(held, settled)).min()
+    }
+
+    /// When another allocation, which is wanted, has had the time to take over.
+    fn settled(&self) -> Option<Instant> {
+        let wanted = self.allocations.iter().filter(|held| !self.is_unwanted(held));
+        let granted = wanted.filter(|held| held.withdrawn.is_none());
+        let settled = granted.filter_map(|held| match held.allocation.state() {
+            State::Granted { since } => Some(since + SETTLE),
+            State::Asked { .. } | State::Failed(_) => None,
+        });
+        settled.min()
+    }
+
+    fn may_go_at(&self, held: &Held, settled: Option<Instant>) -> Option<Instant> {
+        let settled = settled.filter(|_| self.is_unwanted(held))?;
+        if !held.is_stream() || self.has_no_future(&held.allocation) {
+            return Some(settled);
         }
-        settled.filter(|_| is_any_unwanted)
+        // Datagrams have to get through for as long.
+        Some(settled.max(self.streams.fine_since()? + SETTLE))
     }
 
     /// If no relay goes on with the credentials that we have now, one has to be left so that it can be asked anew, while
@@ -154,22 +191,49 @@ impl Relays {
 
     fn withdraw_unwanted(&mut self, now: Instant) {
         self.withdraw_one_outdated(now);
-        if self.withdraw_at().is_some_and(|at| now >= at) {
-            let unwanted: Vec<_> =
-                self.allocations.iter().map(|held| self.is_unwanted(&held.allocation)).collect();
-            for (held, is_unwanted) in self.allocations.iter_mut().zip(unwanted) {
-                if is_unwanted {
-                    held.withdrawn.get_or_insert(now);
-                }
+        let settled = self.settled();
+        let goes: Vec<_> = self
+            .allocations
+            .iter()
+            .map(|held| {
+                held.withdrawn.is_none()
+                    && self.may_go_at(held, settled).is_some_and(|at| now >= at)
+            })
+            .collect();
+        for index in goes.into_iter().enumerate().filter_map(|(index, goes)| goes.then_some(index))
+        {
+            let held = &self.allocations[index];
+            let is_in_doubt = held.is_stream() && !self.has_no_future(&held.allocation);
+            if !is_in_doubt || self.has_proof(now) {
+                self.allocations[index].withdrawn = Some(now);
             }
         }
         for held in self
             .allocations
             .extract_if(.., |held| held.withdrawn.is_some_and(|at| now >= at + LINGER))
         {
-            let mut allocation = held.allocation;
-            allocation.release(now, &mut self.outbox);
+            // A stream says as much by its end.
+            if !held.is_stream() {
+                let mut allocation = held.allocation;
+                allocation.release(now, &mut self.outbox);
+            }
         }
+    }
+
+    /// Whether an allocation by datagrams has just shown that it works. If none has, they are asked.
+    fn has_proof(&mut self, now: Instant) -> bool {
+        let by_datagrams = |held: &&mut Held| !held.is_stream() && held.is_used();
+        let is_recent = |held: &mut Held| {
+            now.checked_sub(PROOF).is_some_and(|at| held.allocation.has_answered_since(at))
+        };
+        if self.allocations.iter_mut().filter(by_datagrams).any(is_recent) {
+            return true;
+        }
+        for held in self.allocations.iter_mut().filter(by_datagrams) {
+            held.allocation.probe(now, &mut self.outbox);
+        }
+        self.streams.doubt_fine(now + PROOF - SETTLE);
+        false
     }
 
     /// Asks the nearest relays for allocations until there are enough.
@@ -179,10 +243,11 @@ impl Relays {
         }
         loop {
             let wanted = |held: &&Held| {
-                held.withdrawn.is_none() && !held.is_stream() && !self.is_unwanted(&held.allocation)
+                held.withdrawn.is_none() && !held.is_stream() && !self.is_unwanted(held)
             };
             let enough = self.allocations.iter().filter(wanted).count() >= ALLOCATIONS;
-            if enough || self.allocations.len() >= MAX_ALLOCATIONS {
+            let by_datagrams = self.allocations.iter().filter(|held| !held.is_stream()).count();
+            if enough || by_datagrams >= MAX_ALLOCATIONS - 1 {
                 return;
             }
             let Some((relay, server, reached)) = self.nearest(servers) else { return };
@@ -224,31 +289,35 @@ impl Relays {
     fn review_streams(&mut self, servers: &mut StunServers, now: Instant) {
         let deaf_since = self.deaf_since(servers, now);
         self.streams.note(deaf_since, now);
-        let has_stream = self.has_stream();
-        if self.streams.are_wanted() && !has_stream {
-            let relays = self.relays.iter().map(|entry| &entry.relay);
-            let relays = relays.filter(|relay| relay.credentials.is_some());
-            self.streams.connect(relays, &self.hosts, now);
+        for index in 0..self.allocations.len() {
+            let held = &self.allocations[index];
+            let is_wanted = self.streams.are_wanted() && !self.has_no_future(&held.allocation);
+            if held.is_stream() && is_wanted {
+                // It may have been left too soon.
+                self.allocations[index].withdrawn = None;
+            }
         }
-        let is_granted = |it: &Allocation| matches!(it.state(), State::Granted { .. });
-        if !self.streams.are_wanted() || self.stream().is_some_and(is_granted) {
-            self.streams.stop_connecting(now);
+        match self.is_missing_stream() {
+            true if !self.streams.is_waiting(now) => {
+                let relays = self.relays.iter().map(|entry| &entry.relay);
+                let relays = relays.filter(|relay| relay.credentials.is_some());
+                self.streams.connect(relays, &self.hosts, now);
+            }
+            true => {}
+            false => self.streams.stop_connecting(now),
         }
-        let is_used = |local: SocketAddr| {
-            let is_on = |held: &Held| held.is_stream() && held.allocation.carrier().local == local;
-            self.allocations.iter().any(is_on)
+        let is_used = |local, server| {
+            let carrier = Carrier { local, server, is_stream: true };
+            self.allocations.iter().any(|held| held.allocation.carrier() == carrier)
         };
         self.streams.close_unused(is_used, now);
         // Streams are left once datagrams get through again.
-        servers.set_eager(has_stream, now);
+        servers.set_eager(self.has_stream(), now);
     }
 
     /// Since when no relay answers datagrams. `None`: one does, or there is no reason that one should.
     fn deaf_since(&self, servers: &StunServers, now: Instant) -> Option<Instant> {
-        let by_datagrams = self.allocations.iter().filter(|held| {
-            let is_granted = matches!(held.allocation.state(), State::Granted { .. });
-            is_granted && !held.is_stream() && held.withdrawn.is_none()
-        });
+        let by_datagrams = self.allocations.iter().filter(|it| !it.is_stream() && it.is_used());
         let mut silent_since = None;
         for held in by_datagrams {
             silent_since = silent_since.max(Some(held.allocation.silent_since(now)?));
@@ -258,7 +327,8 @@ impl Relays {
         }
         let mut relays = self.relays.iter().filter(|entry| entry.relay.credentials.is_some());
         let is_reached = |entry: &Entry| {
-            entry.relay.addresses.iter().any(|server| servers.reached(*server).is_some())
+            let mut addresses = entry.relay.addresses.iter();
+            !entry.is_mute && addresses.any(|server| servers.reached(*server).is_some())
         };
         let has_any = relays.clone().next().is_some() && !self.hosts.is_empty();
         (has_any && !relays.any(is_reached)).then_some(now)

@@ -1,7 +1,8 @@
 //! When to reach relays by streams (RFC 8656 §2.1), and which of those there are.
 //!
 //! Streams are the last resort: packets that wait for others that were lost are slow. They are tried when no relay answers
-//! datagrams, all ways to a few relays at once, and the first that connects is used.
+//! datagrams: all ways to a few relays at once. The first that connects is asked for an allocation; if it does not answer
+//! soon, others get their turn.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -22,6 +23,13 @@ const CONNECTING: Duration = Duration::from_secs(10);
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(600);
 
+/// One that was proven for so long may be tried anew at once.
+const LASTING: Duration = Duration::from_secs(30);
+
+/// A stream whose relay says nothing for so long, or for four times as long as it took to connect, lets others have their
+/// turn: firewalls may accept connections that lead nowhere.
+const FIRST_ANSWER: Duration = Duration::from_secs(1);
+
 /// Relays that are tried. Each has two addresses at most, and each of those two ways.
 const MAX_RELAYS: usize = 4;
 
@@ -33,6 +41,8 @@ const HTTPS: u16 = 443;
 pub(super) struct Streams {
     /// Since when no relay has answered datagrams.
     deaf_since: Option<Instant>,
+    /// Since when one has, without a break.
+    fine_since: Option<Instant>,
     are_wanted: bool,
     ways: Vec<Way>,
     requests: VecDeque<StreamRequest>,
@@ -44,8 +54,8 @@ struct Way {
     relay: Uuid,
     server: StreamServer,
     state: State,
-    /// It is open, and we have an allocation there.
-    is_proven: bool,
+    /// It is open, and since then we have an allocation there.
+    proven_since: Option<Instant>,
     backoff: Duration,
 }
 
@@ -60,6 +70,8 @@ enum State {
     },
     Open {
         local: SocketAddr,
+        /// Until then no other is used.
+        waits_until: Option<Instant>,
     },
 }
 
@@ -74,7 +86,6 @@ pub(super) struct Opened {
 impl Streams {
     /// This machine is elsewhere: what failed before may work now.
     pub(super) fn restart(&mut self, now: Instant) {
-        (self.deaf_since, self.are_wanted) = (None, false);
         for way in &mut self.ways {
             way.backoff = FIRST_BACKOFF;
             if let State::Idle { from } = &mut way.state {
@@ -95,6 +106,23 @@ impl Streams {
             (_, since) => since,
         };
         self.are_wanted = self.deaf_since.is_some_and(|since| now >= since + DEAF);
+        let is_fine = self.deaf_since.is_none();
+        self.fine_since = is_fine.then(|| self.fine_since.unwrap_or(now));
+    }
+
+    /// Since when relays answer datagrams.
+    pub(super) fn fine_since(&self) -> Option<Instant> {
+        self.fine_since
+    }
+
+    /// Whether relays answer datagrams is in doubt: as if they had not before this.
+    pub(super) fn doubt_fine(&mut self, since: Instant) {
+        self.fine_since = self.fine_since.max(Some(since));
+    }
+
+    /// Whether a stream has just been connected, and others had better wait.
+    pub(super) fn is_waiting(&self, now: Instant) -> bool {
+        self.ways.iter().any(|way| way.waits_until().is_some_and(|until| now < until))
     }
 
     /// Connects in all ways that may be tried now.
@@ -121,16 +149,18 @@ impl Streams {
         for (relay, server) in servers {
             if !self.ways.iter().any(|way| way.server == server) {
                 let state = State::Idle { from: now };
-                let way = Way { relay, server, state, is_proven: false, backoff: FIRST_BACKOFF };
-                self.ways.push(way);
+                let (proven_since, backoff) = (None, FIRST_BACKOFF);
+                self.ways.push(Way { relay, server, state, proven_since, backoff });
             }
         }
         for way in &mut self.ways {
-            if let State::Idle { from } = way.state
-                && now >= from
-            {
-                way.state = State::Connecting { since: now };
-                self.requests.push_back(StreamRequest::Open(way.server));
+            match &mut way.state {
+                State::Idle { from } if now >= *from => {
+                    way.state = State::Connecting { since: now };
+                    self.requests.push_back(StreamRequest::Open(way.server));
+                }
+                State::Open { waits_until, .. } => *waits_until = None,
+                State::Idle { .. } | State::Connecting { .. } => {}
             }
         }
     }
@@ -149,12 +179,14 @@ impl Streams {
         });
         match connecting {
             Some((way, since)) if is_wanted => {
-                way.state = State::Open { local };
-                Some(Opened { relay: way.relay, took: now.saturating_duration_since(since) })
+                let took = now.saturating_duration_since(since);
+                let waits_until = Some(now + FIRST_ANSWER.max(took * 4));
+                way.state = State::Open { local, waits_until };
+                Some(Opened { relay: way.relay, took })
             }
             connecting => {
                 if let Some((way, _)) = connecting {
-                    way.state = State::Idle { from: now };
+                    way.state = State::Idle { from: now + FIRST_ANSWER };
                 }
                 self.requests.push_back(StreamRequest::Close(server));
                 None
@@ -171,18 +203,21 @@ impl Streams {
     }
 
     /// A stream does what it is for. Whether that is new.
-    pub(super) fn prove(&mut self, local: SocketAddr) -> bool {
-        let Some(way) = self.ways.iter_mut().find(|way| way.local() == Some(local)) else {
+    pub(super) fn prove(&mut self, local: SocketAddr, server: SocketAddr, now: Instant) -> bool {
+        let Some(way) = self.ways.iter_mut().find(|way| way.is_on(local, server)) else {
             return false;
         };
-        way.backoff = FIRST_BACKOFF;
-        !std::mem::replace(&mut way.is_proven, true)
+        way.proven_since.replace(way.proven_since.unwrap_or(now)).is_none()
     }
 
-    /// Leaves the streams whose addresses nobody uses.
-    pub(super) fn close_unused(&mut self, is_used: impl Fn(SocketAddr) -> bool, now: Instant) {
+    /// Leaves the streams that nobody uses, by our address and the server's.
+    pub(super) fn close_unused(
+        &mut self,
+        is_used: impl Fn(SocketAddr, SocketAddr) -> bool,
+        now: Instant,
+    ) {
         for way in &mut self.ways {
-            if way.local().is_some_and(|local| !is_used(local)) {
+            if way.local().is_some_and(|local| !is_used(local, way.server.address())) {
                 self.requests.push_back(StreamRequest::Close(way.server));
                 way.fail(now);
             }
@@ -194,7 +229,7 @@ impl Streams {
         for way in &mut self.ways {
             if let State::Connecting { .. } = way.state {
                 self.requests.push_back(StreamRequest::Close(way.server));
-                way.state = State::Idle { from: now };
+                way.state = State::Idle { from: now + FIRST_ANSWER };
             }
         }
     }
@@ -209,7 +244,7 @@ impl Streams {
         let ways = self.ways.iter().filter_map(|way| match way.state {
             State::Idle { from } => is_missing.then_some(from),
             State::Connecting { since } => Some(since + CONNECTING),
-            State::Open { .. } => None,
+            State::Open { waits_until, .. } => waits_until.filter(|_| is_missing),
         });
         ways.chain(deaf).min()
     }
@@ -229,13 +264,27 @@ impl Streams {
 impl Way {
     fn local(&self) -> Option<SocketAddr> {
         match self.state {
-            State::Open { local } => Some(local),
+            State::Open { local, .. } => Some(local),
+            State::Idle { .. } | State::Connecting { .. } => None,
+        }
+    }
+
+    fn is_on(&self, local: SocketAddr, server: SocketAddr) -> bool {
+        self.local() == Some(local) && self.server.address() == server
+    }
+
+    fn waits_until(&self) -> Option<Instant> {
+        match self.state {
+            State::Open { waits_until, .. } => waits_until,
             State::Idle { .. } | State::Connecting { .. } => None,
         }
     }
 
     fn fail(&mut self, now: Instant) {
-        (self.state, self.is_proven) = (State::Idle { from: now + self.backoff }, false);
+        if self.proven_since.take().is_some_and(|since| now >= since + LASTING) {
+            self.backoff = FIRST_BACKOFF;
+        }
+        self.state = State::Idle { from: now + self.backoff };
         self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
     }
 }

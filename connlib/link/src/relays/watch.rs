@@ -8,6 +8,9 @@ const ASK_AFTER: Duration = Duration::from_millis(500);
 /// It has not answered that either: it is gone, or its network is.
 const SILENCE: Duration = Duration::from_millis(1500);
 
+/// The same by a stream, which may be busy with other things or repeat what was lost.
+const STREAM_SILENCE: Duration = Duration::from_millis(5500);
+
 /// Something sent so long after the last thing that came is no traffic.
 const LIVELY: Duration = Duration::from_secs(2);
 
@@ -15,6 +18,7 @@ const LIVELY: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Watch {
     round_trip: Duration,
+    silence: Duration,
     /// The first thing sent that nothing has come after.
     silent_since: Option<Instant>,
     heard: Option<Instant>,
@@ -24,8 +28,15 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(round_trip: Duration) -> Self {
-        Self { round_trip, silent_since: None, heard: None, look_at: None, is_for_one: false }
+    pub(super) fn new(round_trip: Duration, is_stream: bool) -> Self {
+        Self {
+            round_trip,
+            silence: if is_stream { STREAM_SILENCE } else { SILENCE },
+            silent_since: None,
+            heard: None,
+            look_at: None,
+            is_for_one: false,
+        }
     }
 
     pub(super) fn round_trip(&self) -> Duration {
@@ -89,7 +100,7 @@ impl Watch {
     }
 
     fn silence(&self) -> Duration {
-        self.ask_after() + SILENCE.max(self.round_trip * 3)
+        self.ask_after() + self.silence.max(self.round_trip * 3)
     }
 }
 
@@ -104,7 +115,7 @@ mod tests {
     #[test]
     fn a_relay_that_falls_silent_is_asked_and_found_out_within_two_seconds() {
         let start = Instant::now();
-        let mut watch = Watch::new(ms(30));
+        let mut watch = Watch::new(ms(30), false);
         let mut asked = None;
         for step in 0..300 {
             let now = start + ms(10) * step;
@@ -123,7 +134,7 @@ mod tests {
     #[test]
     fn one_question_and_its_answer_wake_nobody() {
         let start = Instant::now();
-        let mut watch = Watch::new(ms(30));
+        let mut watch = Watch::new(ms(30), false);
         for minute in 0..10 {
             let now = start + ms(60_000) * minute;
             watch.note_sent(now);
@@ -136,7 +147,7 @@ mod tests {
     #[test]
     fn traffic_moves_the_timer_a_few_times_a_second_at_most() {
         let start = Instant::now();
-        let mut watch = Watch::new(ms(30));
+        let mut watch = Watch::new(ms(30), false);
         let (mut moved, mut last) = (0, None);
         for step in 0..10_000 {
             let now = start + ms(1) * step;

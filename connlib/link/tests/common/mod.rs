@@ -41,6 +41,8 @@ pub struct Pair {
     pub portal_latency: Duration,
     /// Says which streams can be had.
     pub connects: fn(StreamServer) -> bool,
+    /// Says which streams carry nothing.
+    pub is_mute: fn(StreamServer) -> bool,
     /// Those that there are: our address, whether it is the client's, and where to.
     pub streams: Vec<(SocketAddr, bool, StreamServer)>,
     /// What is to be said about streams.
@@ -88,6 +90,7 @@ impl Pair {
             blocked: |_, _| false,
             portal_latency: Duration::ZERO,
             connects: |_| false,
+            is_mute: |_| false,
             streams: Vec::new(),
             stream_news: Vec::new(),
             stuck: Vec::new(),
@@ -272,6 +275,9 @@ impl Pair {
             let local = SocketAddr::new(address.ip(), 30_000 + self.connected);
             relay.open_stream(local, self.connected.into());
             self.streams.push((local, of_client, server));
+            if (self.is_mute)(server) {
+                self.stuck.push(local);
+            }
             end.node.handle_stream_opened(server, local, self.now);
         }
     }
