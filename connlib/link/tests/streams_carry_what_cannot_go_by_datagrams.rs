@@ -315,6 +315,16 @@ fn connections_that_lead_nowhere_don_t_keep_others_out() {
 }
 
 #[test]
+fn what_was_refused_is_not_tried_while_a_connection_is_waited_for() {
+    let mut pair = pair(2);
+    pair.blocked = client_is_walled;
+    pair.connects = |server| matches!(server, StreamServer::Tcp(_));
+    pair.is_mute = |_| true;
+    pair.run(Duration::from_secs(10));
+    assert!(pair.refused > 0);
+}
+
+#[test]
 fn streams_that_always_break_are_made_ever_more_rarely() {
     let mut pair = pair(2);
     pair.blocked = client_is_walled;

@@ -241,10 +241,12 @@ impl Streams {
     /// `is_missing`: ways are to be tried again when their time has come.
     pub(super) fn next_timeout(&self, is_missing: bool) -> Option<Instant> {
         let deaf = self.deaf_since.map(|since| since + DEAF).filter(|_| !self.are_wanted);
+        // As long as one is waited for, none is tried.
+        let waits_until = self.ways.iter().filter_map(Way::waits_until).max();
         let ways = self.ways.iter().filter_map(|way| match way.state {
-            State::Idle { from } => is_missing.then_some(from),
+            State::Idle { from } => Some(from).max(waits_until).filter(|_| is_missing),
             State::Connecting { since } => Some(since + CONNECTING),
-            State::Open { waits_until, .. } => waits_until.filter(|_| is_missing),
+            State::Open { .. } => waits_until.filter(|_| is_missing),
         });
         ways.chain(deaf).min()
     }
