@@ -140,9 +140,10 @@ impl Io {
         if let Some(blocked) = self.blocked {
             // Nothing more is read from the device until the kernel takes what there is.
             return tokio::select! {
+                biased;
+                () = self.streams.ready() => Ok(()),
                 result = self.sockets.writable(blocked.destination) => result,
                 result = self.sockets.readable() => result,
-                () = self.streams.ready() => Ok(()),
             };
         }
         let tun = async {
@@ -152,9 +153,11 @@ impl Io {
             }
         };
         tokio::select! {
+            // First, as this is where streams are written.
+            biased;
+            () = self.streams.ready() => Ok(()),
             result = self.sockets.readable() => result,
             result = tun => result,
-            () = self.streams.ready() => Ok(()),
         }
     }
 
@@ -239,6 +242,9 @@ impl Io {
             if self.blocked.is_some() {
                 return Ok(());
             }
+            if self.streams.are_busy() {
+                break;
+            }
         }
         self.flush(usize::MAX);
         Ok(())
@@ -283,8 +289,7 @@ impl Io {
 
     /// Sends one datagram that isn't part of a batch. Lost, as on the way, if the kernel does not take it.
     pub(crate) fn transmit(&mut self, transmit: &Transmit) {
-        let payload = &transmit.payload;
-        if let Some(dropped) = self.streams.send(transmit.path, payload.len(), payload) {
+        if let Some(dropped) = self.streams.send_first(transmit.path, &transmit.payload) {
             self.stats.not_sent += dropped;
             return;
         }

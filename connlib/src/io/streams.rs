@@ -1,7 +1,7 @@
 //! Streams to relays (RFC 8656 §2.1), for networks that let no datagrams through.
 //!
-//! Nothing happens here but in [`Streams::ready`] and [`Streams::take`]: no tasks, and buffers that are allocated once for
-//! each stream.
+//! There are no tasks: bytes move while somebody waits in [`Streams::ready`] or [`Streams::flush`]. Buffers are allocated
+//! once for each stream.
 
 mod buffer;
 mod connect;
@@ -30,8 +30,14 @@ const MAX_STREAMS: usize = 32;
 /// The longest message is channel data or, by a bit, STUN.
 const LONGEST: usize = CHANNEL_HEADER + 65_536 + 16;
 
-/// Room for two super-packets: more would only be latency. What does not fit is dropped, as a router would.
-const OUTBOX: usize = 192 * 1024;
+/// Room for a super-packet and some: more would only be latency. What does not fit is dropped, as a router would.
+const OUTBOX: usize = 104 * 1024;
+
+/// What of it is not for packets: a stream whose own messages get lost is given up.
+const RESERVE: usize = 8 * 1024;
+
+/// With so much in it, nothing more should come before it has been tried to write it.
+const BUSY: usize = 32 * 1024;
 
 /// Messages that are handed on together.
 const MAX_RUN: usize = 64;
@@ -100,12 +106,28 @@ impl Streams {
         }
     }
 
-    /// Whether a stream is connected between these addresses; if so it takes datagrams of equal size but for the last,
-    /// and says how many of them it had no room for.
+    /// Whether a stream is connected between these addresses; if so it takes packets, as datagrams of equal size but for
+    /// the last, and says how many of them it had no room for.
     pub(super) fn send(&mut self, path: Path, segment_size: usize, bytes: &[u8]) -> Option<u64> {
         let open = self.streams.iter_mut().find_map(|stream| stream.between(path))?;
-        let refused = bytes.chunks(segment_size.max(1)).filter(|message| !open.push(message));
-        Some(refused.count() as u64)
+        let mut messages = bytes.chunks(segment_size.max(1));
+        let taken = messages.by_ref().take_while(|message| open.push(message, RESERVE)).count();
+        let all = bytes.len().div_ceil(segment_size.max(1));
+        Some((all - taken) as u64)
+    }
+
+    /// The same for one message that the stream itself may depend on.
+    pub(super) fn send_first(&mut self, path: Path, message: &[u8]) -> Option<u64> {
+        let open = self.streams.iter_mut().find_map(|stream| stream.between(path))?;
+        Some(u64::from(!open.push(message, 0)))
+    }
+
+    /// Whether what was sent last should be written before there is more.
+    pub(super) fn are_busy(&mut self) -> bool {
+        self.streams.iter_mut().any(|stream| match &mut stream.state {
+            State::Open(open) => open.outbox.filled().len() > BUSY,
+            State::Connecting(_) | State::Closed => false,
+        })
     }
 
     /// Waits until [`take`](Self::take) has something to tell; writes what there is to be written meanwhile. Cancel safe.
@@ -182,10 +204,11 @@ impl Open {
         Self { transport, local, remote, inbox, outbox, is_reported: false }
     }
 
-    /// Queues a message. False: there is no room.
-    fn push(&mut self, message: &[u8]) -> bool {
+    /// Queues a message, if as much room stays as is to be reserved. Whether it does.
+    fn push(&mut self, message: &[u8], reserve: usize) -> bool {
         let padding = &[0; 3][..padding(message.len())];
-        self.outbox.push(&[message, padding])
+        let len = self.outbox.filled().len() + message.len() + padding.len();
+        len + reserve <= OUTBOX && self.outbox.push(&[message, padding])
     }
 
     /// Writes and reads; whether there is something to tell.
@@ -229,7 +252,6 @@ impl Open {
     fn take(&mut self, server: StreamServer, handle: &mut impl FnMut(StreamEvent<'_>)) {
         let (local, remote) = (self.local, self.remote);
         if !std::mem::replace(&mut self.is_reported, true) {
-            tracing::info!(?server, "no relay is reached by UDP: going by a stream");
             handle(StreamEvent::Opened { server, local });
         }
         while let Some((segment_size, len)) = first_run(self.inbox.filled()) {

@@ -84,6 +84,7 @@ impl Network {
         let mut addresses = before.addresses.iter().filter(|it| on_ways(&it.interface));
         let mut losses = before.carrier_losses.iter().filter(|(interface, _)| on_ways(interface));
         ways(self) == ways(before)
+            && ways(before) != [None; 2]
             && addresses.all(|address| self.addresses.contains(address))
             && losses.all(|losses| self.carrier_losses.contains(losses))
     }

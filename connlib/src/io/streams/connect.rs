@@ -70,7 +70,7 @@ async fn connect(
     tls: Option<Arc<ClientConfig>>,
 ) -> io::Result<Connected> {
     let tcp = sockets.tcp(address)?.connect(address).await?;
-    connlib_net::prepare_for_datagrams(&tcp, UNSENT)?;
+    connlib_net::prepare_for_datagrams(&tcp, UNSENT);
     let local = tcp.local_addr()?;
     let transport: Box<dyn Transport> = match tls {
         None => Box::new(tcp),
