@@ -210,7 +210,7 @@ impl WireGuard {
     /// The next packet that waited for a session, encrypted into `slot`.
     pub(crate) fn seal_waiting(&mut self, slot: &mut [u8], now: Instant) -> Option<usize> {
         self.refresh(now);
-        if self.is_ending(now) {
+        if self.is_ending(now) || !self.has_session(now) {
             return None;
         }
         if let Some(packet) = self.held.pop_front() {
@@ -220,8 +220,9 @@ impl WireGuard {
             TunnResult::WriteToNetwork(datagram) if !is_initiation(datagram) => {
                 Some(datagram.len())
             }
+            // With a handshake under way, nothing may mean that there is no session yet that packets can leave in.
             _ => {
-                self.waiting = false;
+                self.waiting = self.handshake.is_some();
                 None
             }
         }
@@ -398,5 +399,39 @@ pub(crate) mod clock {
 
     pub(super) fn birth(_: Instant, make: impl FnOnce() -> Tunn) -> Tunn {
         make()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FROM: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn end(own: u8, other: u8, now: Instant) -> WireGuard {
+        let key = |seed| StaticSecret::from([seed; 32]);
+        let remote = PublicKey::from(&key(other));
+        let limiter = Arc::new(RateLimiter::new(&PublicKey::from(&key(own)), 100));
+        WireGuard::new(key(own), remote, [9; 32], LinkIndex(own.into()), limiter, now)
+    }
+
+    #[test]
+    fn packets_wait_for_a_session_however_often_they_are_asked_for() {
+        let now = Instant::now();
+        let (mut client, mut gateway) = (end(1, 2, now), end(2, 1, now));
+        let (mut initiation, mut response, mut slot) = ([0; 256], [0; 256], [0; 256]);
+        let len = client.seal(&[0x45; 40], &mut initiation, now).unwrap();
+        assert!(is_initiation(&initiation[..len]));
+        for _ in 0..3 {
+            assert_eq!(client.seal_waiting(&mut slot, now), None);
+            assert!(client.has_waiting());
+        }
+        let opened = gateway.open(FROM, &initiation[..len], &mut response, now);
+        let Opened::Reply { len, .. } = opened else { panic!("{opened:?}") };
+        let opened = client.open(FROM, &response[..len], &mut slot, now);
+        assert!(matches!(opened, Opened::Reply { new_session: true, .. }), "{opened:?}");
+        assert!(client.seal_waiting(&mut slot, now).is_some());
+        assert_eq!(client.seal_waiting(&mut slot, now), None);
+        assert!(!client.has_waiting());
     }
 }
