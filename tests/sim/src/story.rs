@@ -19,8 +19,9 @@ const SECOND: Duration = Duration::from_secs(1);
 /// paths every 25 s, and those that get lost.
 pub const WAKES_PER_IDLE_HOUR: u64 = 1000;
 
-/// And for each relay: allocation and channels are refreshed every five minutes.
-pub const WAKES_PER_IDLE_HOUR_AND_RELAY: u64 = 200;
+/// And for each relay: allocation and channels are refreshed every five minutes, and the allocation is asked for when
+/// answers get lost.
+pub const WAKES_PER_IDLE_HOUR_AND_RELAY: u64 = 260;
 
 /// What a story came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

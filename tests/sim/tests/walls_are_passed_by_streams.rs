@@ -152,7 +152,7 @@ fn who_goes_elsewhere_behind_walls_takes_another_stream() {
                 println!("{:?} after {gap} s, {:?}", access.ipv4, gateway.ipv4);
                 let mut lab = lab(5, 2, gateway, &[CLIENT]);
                 lab.world.roam(0, access, gap * SECOND);
-                lab.waits_at_most(gap * SECOND + bounds::WALLED, 60 * SECOND);
+                lab.waits_at_most((gap + 1) * SECOND + bounds::WALLED, 60 * SECOND);
                 assert_eq!(lab.streams(), [1, 0]);
                 lab.world.finish();
             }

@@ -251,8 +251,12 @@ impl World {
         self.later(pause, move |world| world.start_relay(number));
     }
 
-    /// Peers get other credentials for the relays, which changes nothing for anybody.
+    /// Peers get other credentials for the relays, which changes nothing for anybody. Not while somebody is not connected:
+    /// it would not hear that the addresses at relays are others now, and find out when the old ones are given up.
     pub fn renew_credentials(&mut self) {
+        if self.complete_since.is_none() {
+            return;
+        }
         self.portal.renew_credentials();
         self.post();
     }
