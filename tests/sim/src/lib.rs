@@ -1,9 +1,9 @@
 //! Clients, gateways and a stub portal on a simulated internet with virtual time.
 //!
 //! A [`World`] runs the real state machines of `connlib-tunnel` on a network with latency, jitter, loss, routers that
-//! translate addresses, and everything that goes wrong in the world: roaming, cables pulled, restarts, outages,
-//! revocations. All of it follows from one seed; the clock jumps to whatever happens next, so that hours take
-//! milliseconds. A [model] says what must become of every single packet.
+//! translate addresses, and everything that goes wrong in the world: roaming, cables pulled, walls that let no datagrams
+//! through, restarts, outages, revocations. All of it follows from one seed; the clock jumps to whatever happens next, so
+//! that hours take milliseconds. A [model] says what must become of every single packet.
 //!
 //! ```
 //! use std::time::Duration;
