@@ -19,6 +19,7 @@ impl Relays {
         self.measure(servers);
         self.ask_unanswering(servers, now);
         self.drop_failed(now);
+        self.drop_doubled();
         self.drop_silent(servers, now);
         self.withdraw_unwanted(now);
         self.start(servers, now);
@@ -78,6 +79,28 @@ impl Relays {
             State::Granted { .. } => true,
             State::Failed(_) => false,
         });
+    }
+
+    /// A relay keeps one allocation by datagrams for us and ends it when we ask for another from a second address, as may
+    /// happen once one that was given up for its credentials begins anew: the two would end each other for ever.
+    fn drop_doubled(&mut self) {
+        let is_doubled = |index: usize| {
+            let held = &self.allocations[index];
+            let mut others =
+                self.allocations.iter().enumerate().filter(|(other, _)| *other != index);
+            others.any(|(other, it)| {
+                let is_rival = |held: &Held| !held.is_stream() && !held.allocation.is_outdated();
+                let is_preferred = (it.is_granted(), other) > (held.is_granted(), index);
+                is_rival(held)
+                    && is_rival(it)
+                    && it.allocation.relay() == held.allocation.relay()
+                    && it.allocation.credentials() == held.allocation.credentials()
+                    && is_preferred
+            })
+        };
+        let doubled: Vec<_> = (0..self.allocations.len()).map(is_doubled).collect();
+        let mut doubled = doubled.into_iter();
+        self.allocations.retain(|_| !doubled.next().unwrap_or_default());
     }
 
     /// A relay that is silent while something else answers is dead. If nothing answers it is our own network, and the
