@@ -133,8 +133,10 @@ impl Part {
             Self::Unit => {
                 packages::ensure_present(&[packages::COMPILER, packages::CERTIFICATES])?;
                 packages::ensure_present(&[packages::COTURN])?;
-                // Some of them make a namespace to try system calls in.
+                // Some of them make a namespace to try system calls in, or lay out a small lab with what runs inside of it.
                 packages::ensure_present(&packages::LAB)?;
+                packages::ensure_present(&[packages::ETHTOOL])?;
+                cargo::run(cargo().args(["build", "--package", NAMESPACES]))?;
                 let mut test = cargo();
                 test.args(["test", "--workspace", "--no-fail-fast"]);
                 for own_part in [SIMULATION, NAMESPACES, INTEROP] {
