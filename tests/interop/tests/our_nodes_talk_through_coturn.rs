@@ -68,8 +68,9 @@ fn whoever_begins_anew_at_the_same_port_is_served() {
     let lab = Lab::new().unwrap();
     let site = Site::lay(&lab).unwrap();
     let _coturn = Coturn::start(&lab, &site, &[]).unwrap();
-    drop(talk(&site, [Both, Both], PORT));
-    let relayed = talk(&site, [Both, Both], PORT);
+    // With both families, the nearer address of coturn need not be the same both times.
+    drop(talk(&site, [Ip4, Ip6], PORT));
+    let relayed = talk(&site, [Ip4, Ip6], PORT);
     for seen in relayed.seen() {
         assert!(seen.count(Method::ALLOCATE, MISMATCH) > 0, "{seen:?}");
         assert_eq!(seen.count(Method::ALLOCATE, 0), 1, "{seen:?}");
