@@ -43,7 +43,7 @@ pub(crate) struct Arguments {
     /// Measure only this: a part of a relay's name; may be given several times
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
-    /// What the load is made of; all kinds by default
+    /// What the load is made of: frames by default, where they can be made
     #[arg(long, value_enum, value_name = "KIND", value_delimiter = ',')]
     load: Vec<Kind>,
     /// How long each measurement takes
@@ -176,15 +176,17 @@ fn set_up(
     (candidates, failures)
 }
 
-/// The kinds of load that are asked for, or else those that can be made.
+/// The kinds of load that are asked for, or else the first that can be made.
 fn kinds(asked: &[Kind]) -> Result<Vec<Kind>> {
     let object = program::object();
     if asked.is_empty() {
-        if let Err(error) = &object {
-            eprintln!("skipped: frames: {error:#}");
-        }
-        let is_possible = |kind: &Kind| object.is_ok() || *kind != Kind::Frames;
-        return Ok(Kind::ALL.into_iter().filter(is_possible).collect());
+        return Ok(vec![match object {
+            Ok(_) => Kind::Frames,
+            Err(error) => {
+                eprintln!("the load is made of sockets, as it cannot be of frames: {error:#}");
+                Kind::Sockets
+            }
+        }]);
     }
     if asked.contains(&Kind::Frames) {
         object?;
