@@ -31,6 +31,9 @@ const LIFETIMES: std::ops::RangeInclusive<Duration> =
 /// The same is asked so often with another nonce or other credentials.
 const MAX_TRIES: u8 = 4;
 
+/// RFC 8489 §14.8.
+const BAD_REQUEST: u16 = 400;
+
 /// A refresh that the relay refused for no reason that we know is tried again after this.
 const REFRESH_AGAIN: Duration = Duration::from_secs(30);
 
@@ -475,7 +478,13 @@ impl Allocation {
             (Purpose::Allocate, _) => self.fail(Refusal::Error(code)),
             (_, 437) => self.begin(0, now, out),
             (Purpose::Refresh, _) => self.refresh_at = Some(now + REFRESH_AGAIN),
-            (Purpose::Bind(number), _) => self.channels.refused(number, now),
+            (Purpose::Bind(number), _) => {
+                self.channels.refused(number, now);
+                if code == BAD_REQUEST {
+                    // So says coturn when it has been started anew. Of a refresh it says what is the matter.
+                    self.probe(now, out);
+                }
+            }
         }
     }
 
