@@ -14,6 +14,8 @@ const MAX_HOSTS: usize = 16;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LocalCandidates {
     candidates: Vec<Candidate>,
+    /// Those of the candidates that are reached by streams.
+    last_resorts: Vec<SocketAddr>,
     /// Addresses that are none any more, but may be sent from a little longer.
     withdrawn: Vec<SocketAddr>,
 }
@@ -57,13 +59,14 @@ impl LocalCandidates {
                 Err(e) => tracing::debug!(%mapped, error = %e, "mapping is no candidate"),
             }
         }
-        for Mapping { local, mapped } in &relayed.offered {
+        for Mapping { local, mapped } in relayed.offered.iter().chain(&relayed.last_resorts) {
             match Candidate::relayed(*mapped, *local, "udp") {
                 Ok(candidate) => candidates.push(candidate),
                 Err(e) => tracing::debug!(%mapped, error = %e, "relayed address is no candidate"),
             }
         }
-        Self { candidates, withdrawn: relayed.withdrawn.clone() }
+        let last_resorts = relayed.last_resorts.iter().map(|mapping| mapping.mapped).collect();
+        Self { candidates, last_resorts, withdrawn: relayed.withdrawn.clone() }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Candidate> {
@@ -101,6 +104,15 @@ impl LocalCandidates {
         self.relayed().any(|candidate| candidate.addr() == address)
     }
 
+    /// How the agent is to rank this one of our candidates among those of its kind, of which it counts all that there
+    /// were.
+    pub(crate) fn preference_of(&self, candidate: &Candidate) -> fn(&Candidate, usize) -> u32 {
+        match self.last_resorts.contains(&candidate.addr()) {
+            true => last_resort_preference,
+            false => local_preference,
+        }
+    }
+
     pub(crate) fn difference(&self, old: &Self) -> Difference {
         let missing_in = |set: &Self, c: &Candidate| !set.candidates.iter().any(|o| is_same(o, c));
         Difference {
@@ -115,13 +127,20 @@ fn is_same(a: &Candidate, b: &Candidate) -> bool {
     a.kind() == b.kind() && a.addr() == b.addr() && a.local() == b.local()
 }
 
-/// Which of our candidates of one kind is preferred: the earlier one. The agent also counts those that are gone.
-pub(crate) fn local_preference(candidate: &Candidate, same_kind: usize) -> u32 {
+/// The earlier one is preferred.
+fn local_preference(candidate: &Candidate, same_kind: usize) -> u32 {
     is::default_local_preference(candidate, same_kind.min(MAX_RANK))
 }
 
-/// Relayed candidates have the narrowest range of preferences, of some 15000, and each takes two.
-const MAX_RANK: usize = 5000;
+/// All others are preferred, those of the other family included.
+fn last_resort_preference(candidate: &Candidate, same_kind: usize) -> u32 {
+    is::default_local_preference(candidate, LAST_RESORTS + same_kind.min(MAX_RANK))
+}
+
+/// Relayed candidates have the narrowest range of preferences, of some 16000, and each takes two; but a relay's address
+/// of the other family, a thousand.
+const MAX_RANK: usize = 3000;
+const LAST_RESORTS: usize = 4000;
 
 /// Candidates as they are signalled: SDP attributes, best first.
 pub(crate) fn to_sdp(mut candidates: Vec<Candidate>) -> Vec<String> {

@@ -1,6 +1,7 @@
 //! The table of all links, and which of them is to be woken when.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use connlib_stun::{Class, Header};
@@ -48,6 +49,12 @@ impl Links {
 
     pub(crate) fn at(&mut self, slot: usize) -> Option<&mut Link> {
         self.slots.get_mut(slot)?.as_mut()
+    }
+
+    /// Whether packets of a link leave from this address.
+    pub(crate) fn leave_from(&self, address: SocketAddr) -> bool {
+        let mut paths = self.slots.iter().flatten().filter_map(Link::connected_path);
+        paths.any(|path| path.local == Some(address))
     }
 
     /// All slots that there are, with a link or without.

@@ -434,7 +434,8 @@ impl Node {
 
     /// Relays may have to be let go or asked, and what they give us may have changed.
     fn review_relays(&mut self, now: Instant) {
-        self.relays.review(&mut self.stun_servers, now);
+        let links = &self.links;
+        self.relays.review(&mut self.stun_servers, |address| links.leave_from(address), now);
         if self.relays.take_change().is_some() {
             self.update_candidates(now);
         }

@@ -88,6 +88,8 @@ pub(crate) struct Relays {
 pub(crate) struct Relayed {
     /// Those that links may use, with the address that each is reached from.
     pub(crate) offered: Vec<Mapping>,
+    /// The same by streams, for what gets through in no other way.
+    pub(crate) last_resorts: Vec<Mapping>,
     /// Those that nobody is to begin to use; what was sent to them still arrives, and may be answered.
     pub(crate) withdrawn: Vec<SocketAddr>,
 }
@@ -240,21 +242,18 @@ impl Relays {
         });
     }
 
-    /// Our addresses at relays: the nearest relay first, those by streams last.
+    /// Our addresses at relays: the nearest relay first.
     pub(crate) fn relayed(&self) -> Relayed {
         let mut held: Vec<_> = self.allocations.iter().collect();
-        held.sort_by_key(|Held { allocation, .. }| {
-            (allocation.carrier().is_stream, allocation.round_trip())
-        });
+        held.sort_by_key(|Held { allocation, .. }| allocation.round_trip());
         let mut relayed = Relayed::default();
         for Held { allocation, withdrawn, .. } in held {
-            let Carrier { local, .. } = allocation.carrier();
-            match withdrawn {
-                None => {
-                    let mappings = allocation.relayed().map(|mapped| Mapping { local, mapped });
-                    relayed.offered.extend(mappings);
-                }
-                Some(_) => relayed.withdrawn.extend(allocation.relayed()),
+            let Carrier { local, is_stream, .. } = allocation.carrier();
+            let mappings = allocation.relayed().map(|mapped| Mapping { local, mapped });
+            match (withdrawn, is_stream) {
+                (None, false) => relayed.offered.extend(mappings),
+                (None, true) => relayed.last_resorts.extend(mappings),
+                (Some(_), _) => relayed.withdrawn.extend(allocation.relayed()),
             }
         }
         relayed

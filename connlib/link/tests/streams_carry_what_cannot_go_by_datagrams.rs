@@ -147,6 +147,40 @@ fn traffic_moves_to_a_stream_and_back_without_loss() {
     }
 }
 
+/// The peer can't be told of another way, and is not to be left without one.
+#[test]
+fn a_stream_stays_while_the_portal_is_away() {
+    const GATEWAY_HOST: &str = "198.51.100.1:1";
+    let mut pair = pair(2);
+    let is_by_stream = |pair: &Pair| pair.streams.iter().any(|(_, of_client, _)| !*of_client);
+    // Each end reaches one relay, the gateway its own by datagrams later.
+    pair.connects = |server| server.address().ip() == addr("203.0.113.1:1").ip();
+    pair.blocked = |from, to| {
+        let is_end = |a: SocketAddr| is_client(a) || a.ip() == addr(GATEWAY_HOST).ip();
+        is_end(from) && !(is_client(from) && to == addr("203.0.113.1:3478"))
+            || is_end(to) && !(is_client(to) && from == addr("203.0.113.1:3478"))
+    };
+    pair.run(Duration::from_secs(4));
+    pair.connect();
+    assert_all_arrive(&mut pair, 5);
+    assert!(is_by_stream(&pair));
+
+    // What either end is told now, it hears when the portal is back.
+    pair.portal_latency = Duration::from_secs(90);
+    pair.blocked = |from, to| {
+        let is_apart = |end: SocketAddr, other: SocketAddr| {
+            is_client(end) && other != addr("203.0.113.1:3478")
+                || end.ip() == addr(GATEWAY_HOST).ip() && other != addr("203.0.113.2:3478")
+        };
+        is_apart(from, to) || is_apart(to, from)
+    };
+    assert_all_arrive(&mut pair, 60);
+    assert!(is_by_stream(&pair));
+    assert_all_arrive(&mut pair, 90);
+    assert!(!is_by_stream(&pair));
+    assert_never_failed(&pair);
+}
+
 #[test]
 fn who_sends_nothing_finds_out_as_well() {
     let mut pair = pair(2);

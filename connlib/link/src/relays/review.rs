@@ -14,14 +14,20 @@ use crate::stun_servers::{Reached, StunServers};
 const PROOF: Duration = Duration::from_secs(3);
 
 impl Relays {
-    /// Lets go of what does not work or is not wanted, and asks for what is missing: after each change.
-    pub(crate) fn review(&mut self, servers: &mut StunServers, now: Instant) {
+    /// Lets go of what does not work or is not wanted, and asks for what is missing: after each change. `is_travelled`:
+    /// whether a link's packets leave from one of our addresses.
+    pub(crate) fn review(
+        &mut self,
+        servers: &mut StunServers,
+        is_travelled: impl Fn(SocketAddr) -> bool,
+        now: Instant,
+    ) {
         self.measure(servers);
         self.ask_unanswering(servers, now);
         self.drop_failed(now);
         self.drop_doubled();
         self.drop_silent(servers, now);
-        self.withdraw_unwanted(now);
+        self.withdraw_unwanted(is_travelled, now);
         self.start(servers, now);
         self.review_streams(servers, now);
         self.notice_starvation(now);
@@ -212,7 +218,7 @@ impl Relays {
         }
     }
 
-    fn withdraw_unwanted(&mut self, now: Instant) {
+    fn withdraw_unwanted(&mut self, is_travelled: impl Fn(SocketAddr) -> bool, now: Instant) {
         self.withdraw_one_outdated(now);
         let settled = self.settled();
         let goes: Vec<_> = self
@@ -227,7 +233,10 @@ impl Relays {
         {
             let held = &self.allocations[index];
             let is_in_doubt = held.is_stream() && !self.has_no_future(&held.allocation);
-            if !is_in_doubt || self.has_proof(now) {
+            if is_in_doubt && held.allocation.relayed().any(&is_travelled) {
+                // Peers were not told of other ways yet, as the portal is away, or none of those works.
+                self.streams.doubt_fine(now);
+            } else if !is_in_doubt || self.has_proof(now) {
                 self.allocations[index].withdrawn = Some(now);
             }
         }
