@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -96,6 +97,7 @@ impl Relay {
             .into_iter()
             .unzip();
         let config = server_config(options, credentials);
+        let undrained = Arc::new(AtomicUsize::new(workers));
         let mut threads = Workers::new();
         for (index, ((listen, inbox), stats)) in
             listen.into_iter().zip(inboxes).zip(stats).enumerate()
@@ -117,6 +119,7 @@ impl Relay {
                 others,
                 stats,
                 fast_path: fast_path.clone(),
+                undrained: Arc::clone(&undrained),
             })
             .context("cannot watch the sockets")?;
             threads.spawn(index, worker, mailboxes[index].clone())?;

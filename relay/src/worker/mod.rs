@@ -14,6 +14,7 @@ mod token;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use connlib_relay::server::{FiveTuple, FromClient, Now, Output, Server, Transport, message_len};
@@ -58,6 +59,8 @@ pub(crate) struct Parts {
     pub(crate) others: Vec<Mailbox>,
     pub(crate) stats: Arc<Stats>,
     pub(crate) fast_path: FastPath,
+    /// How many workers have not drained. All share it.
+    pub(crate) undrained: Arc<AtomicUsize>,
 }
 
 /// The sockets that clients talk to over UDP, and their addresses.
@@ -97,8 +100,19 @@ pub(crate) struct Worker {
     stats: Arc<Stats>,
     schedule: Schedule,
     fast_path: FastPath,
-    is_draining: bool,
+    undrained: Arc<AtomicUsize>,
+    draining: Draining,
     is_stopped: bool,
+}
+
+/// How far a worker has come with its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Draining {
+    No,
+    /// It has allocations left.
+    Begun,
+    /// It has none, and gets none any more.
+    Done,
 }
 
 impl Worker {
@@ -134,12 +148,13 @@ impl Worker {
             stats: parts.stats,
             schedule: Schedule::default(),
             fast_path: parts.fast_path,
-            is_draining: false,
+            undrained: parts.undrained,
+            draining: Draining::No,
             is_stopped: false,
         })
     }
 
-    /// Works until it is told to stop, or to drain and nothing is left.
+    /// Works until it is told to stop, or to drain and no worker has anything left.
     ///
     /// # Errors
     /// If the kernel does not say any more which sockets are readable.
@@ -169,10 +184,24 @@ impl Worker {
             }
             self.sweep_streams();
             deadline = self.obey_server();
+            self.note_drained();
             self.publish();
-            if self.is_stopped || self.is_draining && self.server.allocations() == 0 {
+            if self.is_stopped {
                 return Ok(());
             }
+        }
+    }
+
+    /// A worker that has nothing left waits for the others: were its sockets closed, the kernel would spread what comes
+    /// over those that are left, in another way than before. The last one ends them all.
+    fn note_drained(&mut self) {
+        if self.draining != Draining::Begun || self.server.allocations() > 0 {
+            return;
+        }
+        self.draining = Draining::Done;
+        if self.undrained.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.others.iter().for_each(|other| other.send(Command::Stop));
+            self.is_stopped = true;
         }
     }
 
@@ -199,7 +228,7 @@ impl Worker {
             match command {
                 Command::UsernameMoved(moved) => self.server.handle_username_moved(&moved),
                 Command::Drain => {
-                    self.is_draining = true;
+                    self.draining = Draining::Begun;
                     self.server.drain();
                     self.streams.stop_listening(&self.epoll);
                 }

@@ -1,5 +1,6 @@
 //! SIGTERM: nobody new, those who are there go on until they leave or the time is over.
 
+use connlib_e2e::Process;
 use nix::sys::signal::Signal;
 
 use super::support::{Network, PEER, RELAY, SOON};
@@ -10,6 +11,11 @@ fn long_run() -> String {
 }
 
 const TCP: [&str; 2] = ["--listen-tcp", "0.0.0.0:3478"];
+
+/// Whether a client says that it got all that it should.
+fn is_whole(client: &Process) -> bool {
+    client.log().lines().iter().any(|line| line.message.contains("Total lost packets 0 "))
+}
 
 #[test]
 fn allocations_are_served_until_they_end() {
@@ -30,9 +36,25 @@ fn allocations_are_served_until_they_end() {
     let status = relay.wait(SOON).unwrap();
     assert_eq!(status.code(), Some(0));
     client.wait(SOON).unwrap();
-    let lines = client.log().lines();
-    let is_whole = |line: &connlib_e2e::log::Line| line.message.contains("Total lost packets 0 ");
-    assert!(lines.iter().any(is_whole), "{}", client.log().tail(20));
+    assert!(is_whole(&client), "{}", client.log().tail(20));
+}
+
+/// Workers without allocations must not end first: the kernel would give their share of the datagrams to others.
+#[test]
+fn every_worker_serves_its_clients() {
+    let network = Network::new();
+    let _echo = network.echo();
+    let mut relay = network.start(&["--workers", "8"]);
+    let clients = format!("-e {PEER} -c -m 3 -n 150 -z 20 {RELAY}");
+    let mut clients = network.uclient_command(&clients).spawn("clients").unwrap();
+    network.wait_for_metric_with("connlib_relay_channels", "", |channels| channels >= 6);
+    relay.signal(Signal::SIGTERM).unwrap();
+    relay.wait_for("draining", SOON).unwrap();
+    clients.wait(SOON).unwrap();
+    assert!(is_whole(&clients), "{}", clients.log().tail(20));
+    // They don't give back what they had.
+    relay.signal(Signal::SIGTERM).unwrap();
+    assert_eq!(relay.wait(SOON).unwrap().code(), Some(0));
 }
 
 #[test]
