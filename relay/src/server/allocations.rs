@@ -167,6 +167,14 @@ impl Allocations {
         allocation.expires_at = expires_at;
     }
 
+    /// How much of something all allocations of the user have to whom this one belongs. Nobody gets more of what there is
+    /// than is left for others: however much some take, newcomers find a share.
+    fn of_same_user(&self, id: AllocationId, count: impl Fn(&Allocation) -> usize) -> usize {
+        let Some(allocation) = self.get(id) else { return 0 };
+        let ids = self.of_user(&allocation.username).iter();
+        ids.filter_map(|id| self.get(*id)).map(count).sum()
+    }
+
     /// Binds a channel, or binds it again (RFC 8656 §12.2). What is new about it is returned.
     pub(crate) fn bind(
         &mut self,
@@ -175,6 +183,8 @@ impl Allocations {
         peer: SocketAddr,
         now: Instant,
     ) -> Result<Option<ChannelBinding>, Refusal> {
+        let of_user = self.of_same_user(id, |allocation| allocation.channels.len());
+        let free = self.limits.channels.saturating_sub(self.channels);
         let Some(allocation) = self.slots.get_mut(id.slot()).and_then(Option::as_deref_mut) else {
             return Ok(None);
         };
@@ -184,10 +194,8 @@ impl Allocations {
             (None, None) => None,
             _ => return Err(Refusal::Bound),
         };
-        if old.is_none()
-            && (allocation.channels.len() >= self.limits.channels_per_allocation
-                || self.channels >= self.limits.channels)
-        {
+        let is_full = allocation.channels.len() >= self.limits.channels_per_allocation;
+        if old.is_none() && (is_full || of_user + 1 > free) {
             return Err(Refusal::Capacity);
         }
         self.timers.set(Timer::Channel(id.slot, number), old, Some(expires_at));
@@ -207,15 +215,16 @@ impl Allocations {
         ips: &[IpAddr],
         now: Instant,
     ) -> Result<(), Refusal> {
+        let of_user = self.of_same_user(id, |allocation| allocation.permissions.len());
+        let free = self.limits.permissions.saturating_sub(self.permissions);
         let Some(allocation) = self.slots.get_mut(id.slot()).and_then(Option::as_deref_mut) else {
             return Ok(());
         };
         let permissions = &mut allocation.permissions;
         // An address that is named twice is counted twice; nobody does that.
         let new = ips.iter().filter(|ip| !permissions.contains_key(ip)).count();
-        if permissions.len() + new > self.limits.permissions_per_allocation
-            || self.permissions + new > self.limits.permissions
-        {
+        let is_full = permissions.len() + new > self.limits.permissions_per_allocation;
+        if new > 0 && (is_full || of_user + new > free) {
             return Err(Refusal::Capacity);
         }
         let expires_at = now + PERMISSION_LIFETIME;

@@ -12,11 +12,11 @@ pub struct Limits {
     pub allocations_per_source: usize,
     /// Channels of one allocation; beyond, 508 is answered. There are 4096 numbers.
     pub channels_per_allocation: usize,
-    /// Channels of all allocations.
+    /// Channels of all allocations. Nobody gets another one who has as many as are left for others; 508 is answered.
     pub channels: usize,
     /// Addresses that one allocation has permissions for; beyond, 508 is answered.
     pub permissions_per_allocation: usize,
-    /// Permissions of all allocations.
+    /// Permissions of all allocations. As with channels, nobody gets more of them than are left for others.
     pub permissions: usize,
     /// Responses that a source gets without credentials: an IPv4 /24 or an IPv6 /48.
     pub unauthenticated: Rate,

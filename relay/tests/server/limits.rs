@@ -139,6 +139,33 @@ fn channels_have_limits() {
     assert_eq!(second.bind(&mut relay, 0x4001, "192.0.2.1:2"), None);
 }
 
+/// However many allocations somebody has, there are channels and permissions left for others.
+#[test]
+fn nobody_takes_all_channels_and_permissions() {
+    let mut config = config();
+    config.credentials.per_stamped_user = PerUser::Limited;
+    (config.limits.channels, config.limits.permissions) = (100, 100);
+    let mut relay = Relay::new(config);
+    let mut granted = [0, 0];
+    for port in 1..=10 {
+        let mut greedy = Client::stamped(&format!("198.51.100.7:{port}"), "greedy");
+        greedy.allocate(&mut relay);
+        for number in 0..20 {
+            let peer = format!("192.0.2.1:{}", number + 1);
+            granted[0] += usize::from(greedy.bind(&mut relay, 0x4000 + number, &peer).is_none());
+            let peer = format!("192.0.{port}.{number}:1");
+            granted[1] += usize::from(greedy.permit(&mut relay, &[&peer]).is_none());
+        }
+    }
+    assert!(granted.iter().all(|count| (40..=50).contains(count)), "{granted:?}");
+    let mut other = Client::stamped("198.51.101.7:1", "other");
+    other.allocate(&mut relay);
+    for number in 0..20 {
+        assert_eq!(other.bind(&mut relay, 0x4000 + number, &format!("192.0.2.1:{number}1")), None);
+        assert_eq!(other.permit(&mut relay, &[&format!("192.0.2.{number}:1")]), None);
+    }
+}
+
 #[test]
 fn permissions_have_limits() {
     let mut relay =
