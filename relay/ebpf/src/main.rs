@@ -53,7 +53,8 @@ pub fn relay(context: XdpContext) -> u32 {
 fn forward(packet: Packet<'_>) -> Result<u32, Untouched> {
     let datagram = Datagram::read(packet).ok_or(Untouched::Foreign)?;
     let config = maps::CONFIG.get(0).ok_or(Untouched::Foreign)?;
-    if !datagram.is_for(config) || datagram.is_from(config) {
+    let ethernet = maps::ETHERNET.get(0).ok_or(Untouched::Foreign)?;
+    if !datagram.is_for(config) || datagram.is_from(config) || !packet.is_to(ethernet) {
         return Err(Untouched::Foreign);
     }
     let departure = if datagram.destination_port == config.listen_port {

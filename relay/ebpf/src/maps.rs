@@ -5,7 +5,9 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, DevMapHash, HashMap, PerCpuArray},
 };
-use connlib_relay_xdp_types::{COUNTS as COUNTERS, Config, Count, Family, Leg};
+use connlib_relay_xdp_types::{
+    COUNTS as COUNTERS, Config, Count, Ethernet, Family, INTERFACES, Leg,
+};
 
 use crate::route::Hop;
 
@@ -14,11 +16,12 @@ use crate::route::Hop;
 const BINDINGS: u32 = 1 << 18;
 /// There are as many ways out to remember, for each CPU, as this many bits count. One takes 48 bytes.
 pub const HOPS_BITS: u32 = 10;
-/// Interfaces that a relay may have.
-const INTERFACES: u32 = 16;
 
 #[map]
 pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static ETHERNET: Array<Ethernet> = Array::with_max_entries(1, 0);
 
 #[map]
 pub static PORTS: Array<u8> = Array::with_max_entries(1 << 16, 0);
@@ -31,7 +34,7 @@ pub static CHANNELS: HashMap<Leg, Leg> = HashMap::with_max_entries(BINDINGS, BPF
 pub static PEERS: HashMap<Leg, Leg> = HashMap::with_max_entries(BINDINGS, BPF_F_NO_PREALLOC);
 
 #[map]
-pub static EGRESS: DevMapHash = DevMapHash::with_max_entries(INTERFACES, 0);
+pub static EGRESS: DevMapHash = DevMapHash::with_max_entries(INTERFACES as u32, 0);
 
 #[map]
 pub static COUNTS: PerCpuArray<Count> = PerCpuArray::with_max_entries(COUNTERS, 0);

@@ -8,6 +8,7 @@ use aya_ebpf::{
     helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
     programs::XdpContext,
 };
+use connlib_relay_xdp_types::{Ethernet, EthernetAddress};
 
 /// The shortest frame that Ethernet carries, without its checksum.
 const SHORTEST_FRAME: usize = 60;
@@ -43,6 +44,13 @@ impl<'a> Packet<'a> {
     #[inline(always)]
     pub fn has(self, bytes: usize) -> bool {
         self.start() + bytes <= self.end()
+    }
+
+    /// Whether Ethernet brought it for one of these. An interface may see more: what is flooded by a switch, or all there is if
+    /// somebody listens. Which of ours it came by does not matter: to the program below a bond, that is another one.
+    #[inline(always)]
+    pub fn is_to(self, own: &Ethernet) -> bool {
+        self.front().is_some_and(|destination: &EthernetAddress| own.contains(*destination))
     }
 
     /// Its first words, if it is that long.

@@ -14,7 +14,7 @@ mod shape;
 
 pub use count::{COUNTS, Count, Outcome, Pass};
 pub use leg::Leg;
-pub use own::{Address, Config, Own};
+pub use own::{Address, Config, Ethernet, EthernetAddress, INTERFACES, Own};
 pub use shape::{ETHERNET, Family, Framing, PATHS, Path, Shape, UDP};
 
 /// Names of the program and its maps in the object.
@@ -23,6 +23,8 @@ pub mod names {
     pub const PROGRAM: &str = "relay";
     /// Array with the one [`Config`](crate::Config).
     pub const CONFIG: &str = "CONFIG";
+    /// Array with the one [`Ethernet`](crate::Ethernet).
+    pub const ETHERNET: &str = "ETHERNET";
     /// Array with a byte for each port: the [bits](crate::Family::bit) of the families in which it is an allocation's.
     pub const PORTS: &str = "PORTS";
     /// Hash from the [`Leg`](crate::Leg) to a client to the one to its peer.

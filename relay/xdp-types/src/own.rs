@@ -7,6 +7,12 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 #[repr(C, align(8))]
 pub struct Address(pub [u16; 8]);
 
+/// An interface's address, in words. All zeros is none.
+pub type EthernetAddress = [u16; 3];
+
+/// How many interfaces a relay may have.
+pub const INTERFACES: usize = 16;
+
 /// A family's addresses of this relay; none, if it does not have this family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
@@ -30,6 +36,11 @@ pub struct Config {
     /// Zeros
     pub reserved: [u16; 3],
 }
+
+/// The one entry of the map of that name: the Ethernet addresses of the relay's interfaces, and zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Ethernet(pub [EthernetAddress; INTERFACES]);
 
 impl Address {
     /// No address.
@@ -71,5 +82,32 @@ impl Config {
         }
         words[32] = self.listen_port;
         words
+    }
+}
+
+impl Ethernet {
+    /// How many words it is.
+    pub const WORDS: usize = size_of::<Self>() / 2;
+
+    /// These addresses, as many as there is room for.
+    pub fn new(addresses: impl IntoIterator<Item = [u8; 6]>) -> Self {
+        let mut all = [[0; 3]; _];
+        for (room, [a, b, c, d, e, f]) in all.iter_mut().zip(addresses) {
+            *room = [[a, b], [c, d], [e, f]].map(u16::from_ne_bytes);
+        }
+        Self(all)
+    }
+
+    /// All of it.
+    pub fn words(self) -> [u16; Self::WORDS] {
+        let mut words = [0; _];
+        words.copy_from_slice(self.0.as_flattened());
+        words
+    }
+
+    /// Whether one of them is this.
+    #[inline(always)]
+    pub fn contains(&self, [a, b, c]: EthernetAddress) -> bool {
+        a | b | c != 0 && self.0.iter().any(|own| own[0] == a && own[1] == b && own[2] == c)
     }
 }

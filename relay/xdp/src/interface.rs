@@ -24,6 +24,7 @@ const ATTRIBUTE: usize = 4;
 const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
 const NLM_F_REQUEST: u16 = 1;
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_XDP: u16 = 43;
@@ -45,6 +46,8 @@ pub(crate) struct Interface {
     /// The longest packet, in bytes, on which it depends whether a driver has programs
     pub(crate) mtu: u32,
     pub(crate) is_veth: bool,
+    /// Where it has one
+    pub(crate) ethernet: Option<[u8; 6]>,
     /// The numbers of the programs that are attached, in the driver and behind it
     native: Option<u32>,
     generic: Option<u32>,
@@ -110,6 +113,7 @@ fn parse(index: u32, answer: &[u8]) -> Option<Interface> {
         index,
         mtu: number(attributes, IFLA_MTU)?,
         is_veth: kind == Some(VETH),
+        ethernet: attribute(attributes, IFLA_ADDRESS).and_then(|address| address.try_into().ok()),
         native: number(programs, IFLA_XDP_DRV_PROG_ID),
         generic: number(programs, IFLA_XDP_SKB_PROG_ID),
     })
@@ -143,6 +147,7 @@ mod tests {
         let loopback = Interface::find("lo").unwrap().unwrap();
         assert_eq!((loopback.index, loopback.is_veth), (1, false));
         assert!(loopback.mtu >= 1280);
+        assert_eq!(loopback.ethernet, Some([0; 6]));
         for name in ["nothing", "a name that is too long for any interface", ""] {
             assert_eq!(Interface::find(name).unwrap(), None, "{name}");
         }

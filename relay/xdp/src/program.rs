@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use aya::{
     Ebpf, TestRunOptions,
-    maps::{Map, MapData, xdp::DevMapHash},
+    maps::{Array, Map, MapData, xdp::DevMapHash},
     programs::{self, ProgramError, TestRun as _, XdpMode, links::FdLink},
     util::KernelVersion,
 };
-use connlib_relay_xdp_types::names;
+use connlib_relay_xdp_types::{Ethernet, names};
 
-use crate::{AttachError, Config, Maps, Mode, maps::ANY};
+use crate::{AttachError, Config, Maps, Mode, interface::Interface, maps::ANY};
 
 /// The object, if it was there when this was built.
 #[cfg(has_program)]
@@ -60,8 +60,9 @@ const GROWTH: usize = 64;
 pub(crate) struct Program {
     ebpf: Ebpf,
     id: u32,
+    ethernet: Array<MapData, [u16; Ethernet::WORDS]>,
     egress: DevMapHash<MapData>,
-    /// What is in the map: the interfaces' indices.
+    /// What is in that map: the interfaces' indices.
     served: Vec<u32>,
 }
 
@@ -79,8 +80,9 @@ impl Program {
         let id = program.info().map_err(AttachError::load)?.id();
 
         let maps = Maps::take(&mut ebpf, config)?;
+        let ethernet = take_map(&mut ebpf, names::ETHERNET)?;
         let egress = take_map(&mut ebpf, names::EGRESS)?;
-        Ok((Self { ebpf, id, egress, served: Vec::new() }, maps))
+        Ok((Self { ebpf, id, ethernet, egress, served: Vec::new() }, maps))
     }
 
     /// The kernel's number for it.
@@ -88,20 +90,22 @@ impl Program {
         self.id
     }
 
-    /// From now on packets may leave by these interfaces, and no others.
-    pub(crate) fn serve(&mut self, indices: &[u32]) -> Result<(), AttachError> {
+    /// From now on packets for these interfaces are relayed, and may leave by these, and no others.
+    pub(crate) fn serve(&mut self, interfaces: &[Interface]) -> Result<(), AttachError> {
+        let indices: Vec<u32> = interfaces.iter().map(|interface| interface.index).collect();
         for index in self.served.extract_if(.., |index| !indices.contains(index)) {
             // The kernel has forgotten those that are gone.
             drop(self.egress.remove(index));
         }
-        for index in indices {
+        for index in &indices {
             // The same number may be another interface's by now.
             self.egress.insert(*index, *index, None, ANY).map_err(AttachError::load)?;
             if !self.served.contains(index) {
                 self.served.push(*index);
             }
         }
-        Ok(())
+        let ethernet = Ethernet::new(interfaces.iter().filter_map(|interface| interface.ethernet));
+        self.ethernet.set(0, ethernet.words(), ANY).map_err(AttachError::load)
     }
 
     /// Attaches it to one interface, until the link is dropped.

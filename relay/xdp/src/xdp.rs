@@ -91,15 +91,15 @@ impl Xdp {
         })
     }
 
-    /// Lets packets leave by the interfaces that are there, to [try](Self::try_out) what the program does.
+    /// Lets packets come and leave by the interfaces that are there, to [try](Self::try_out) what the program does.
     ///
     /// # Errors
     ///
     /// If the kernel fails.
     pub fn serve_all(&mut self) -> Result<(), AttachError> {
         let there = self.look().map_err(AttachError::load)?;
-        let indices: Vec<u32> = there.iter().flatten().map(|interface| interface.index).collect();
-        self.program.serve(&indices)
+        let there: Vec<Interface> = there.into_iter().flatten().collect();
+        self.program.serve(&there)
     }
 
     /// What the program costs, if the kernel counts that.
@@ -177,8 +177,8 @@ impl Xdp {
             Ok(())
         });
         // Nothing may leave by an interface whose driver does not know of the program.
-        let indices: Vec<u32> = self.links.iter().map(|link| link.index).collect();
-        let served = attached.and_then(|()| self.program.serve(&indices));
+        let interfaces: Vec<Interface> = there.iter().map(|(_, interface)| *interface).collect();
+        let served = attached.and_then(|()| self.program.serve(&interfaces));
         if served.is_err() {
             self.detach();
         }

@@ -4,7 +4,7 @@ use connlib_relay_xdp::{Action, Binding, MapError, Pass};
 
 use crate::{
     frame::{Frame, channel_data},
-    lab::{LISTEN_PORT, LOCAL_V4, Lab, ROUTER, at, dual_stack, in_namespace},
+    lab::{LISTEN_PORT, LOCAL_V4, Lab, OWN, ROUTER, at, dual_stack, in_namespace},
 };
 
 /// How many fit.
@@ -48,7 +48,7 @@ fn numbered(number: u32) -> Binding {
 
 fn from_client(binding: &Binding) -> Frame {
     Frame {
-        ethernet: [[2, 0, 0, 0, 0, 0xff], ROUTER],
+        ethernet: [OWN, ROUTER],
         source: binding.client,
         destination: at(LOCAL_V4, LISTEN_PORT),
         hops: 64,

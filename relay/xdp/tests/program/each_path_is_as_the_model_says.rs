@@ -8,7 +8,9 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{
     frame::{Frame, channel_data},
-    lab::{LISTEN_PORT, LOCAL_V4, LOCAL_V6, Lab, ROUTER, at, dual_stack, in_namespace, lay_out},
+    lab::{
+        LISTEN_PORT, LOCAL_V4, LOCAL_V6, Lab, OWN, ROUTER, at, dual_stack, in_namespace, lay_out,
+    },
 };
 
 /// Packets a path.
@@ -120,7 +122,7 @@ pub(crate) fn prepare(lab: &mut Lab, path: Path, random: &mut ChaCha8Rng) -> Fra
 fn blank(family: Family, port: u16, random: &mut ChaCha8Rng) -> Frame {
     let own = if family == Family::V4 { LOCAL_V4 } else { LOCAL_V6 };
     Frame {
-        ethernet: [[2, 0, 0, 0, 0, 0xff], ROUTER],
+        ethernet: [OWN, ROUTER],
         source: at(own, 0),
         destination: at(own, port),
         hops: random.random_range(2..=255),

@@ -2,11 +2,15 @@
 
 use std::process::Command;
 
-use connlib_relay_xdp::{AttachError, Config, Mode, Preference, Xdp};
+use connlib_relay_xdp::{Action, AttachError, Config, Mode, Preference, Xdp};
 
 use crate::{
-    lab::{FOREIGN, SIDE, UPLINK, attach, dual_stack, in_namespace, ip, lay_out},
-    packets_travel_through_the_relay::binding,
+    frame::channel_data,
+    lab::{
+        FOREIGN, LISTEN_PORT, Lab, OWN, SIDE, UPLINK, attach, dual_stack, in_namespace, ip,
+        lay_out, set_ethernet,
+    },
+    packets_travel_through_the_relay::{binding, to_relay},
 };
 
 const NATIVE: Option<Mode> = Some(Mode::Native);
@@ -102,6 +106,30 @@ fn it_follows_interfaces_that_go_and_come() {
         ip("link delete tap1");
         xdp.tend().unwrap_err();
         assert_eq!(modes(&xdp), [None, None]);
+    });
+}
+
+#[test]
+#[cfg_attr(not(has_program), ignore = "needs the program: run `cargo xtask ebpf` first")]
+fn it_follows_ethernet_addresses() {
+    in_namespace(|| {
+        lay_out();
+        let mut lab = Lab::attached(on(&[UPLINK], Preference::Native));
+        lab.bind(binding());
+        let relays = |lab: &mut Lab, address| {
+            let payload = channel_data(binding().channel, b"for whom?", &[]);
+            let mut frame = to_relay(LISTEN_PORT, &payload);
+            frame.ethernet[0] = address;
+            lab.run(&frame.bytes()).action == Action::Transmit
+        };
+        let other = [2, 0, 0, 0, 0, 0xfe];
+        assert!(relays(&mut lab, OWN));
+        set_ethernet(UPLINK, other);
+        assert!(!lab.xdp.tend().unwrap(), "the same mode as before");
+        assert_eq!([OWN, other].map(|address| relays(&mut lab, address)), [false, true]);
+        set_ethernet(UPLINK, OWN);
+        lab.xdp.tend().unwrap();
+        assert_eq!([OWN, other].map(|address| relays(&mut lab, address)), [true, false]);
     });
 }
 

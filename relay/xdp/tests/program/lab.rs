@@ -33,6 +33,8 @@ pub(crate) struct Neighbour {
     pub(crate) ethernet: [u8; 6],
 }
 
+/// The uplink's Ethernet address.
+pub(crate) const OWN: [u8; 6] = [2, 0, 0, 0, 0, 0xff];
 pub(crate) const ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub(crate) const NEIGHBOURS: [Neighbour; 6] = [
     Neighbour { address: "10.0.0.1", interface: UPLINK, ethernet: ROUTER },
@@ -152,8 +154,9 @@ pub(crate) fn lay_out() {
         let nodad = if address.contains(':') { "nodad" } else { "" };
         ip(&format!("address add {address} dev {interface} {nodad}"));
     }
+    set_ethernet(UPLINK, OWN);
     for Neighbour { address, interface, ethernet } in NEIGHBOURS {
-        let ethernet = ethernet.map(|byte| format!("{byte:02x}")).join(":");
+        let ethernet = written(ethernet);
         ip(&format!("neighbour add {address} lladdr {ethernet} dev {interface} nud permanent"));
     }
     ip("route add default via 10.0.0.1");
@@ -163,6 +166,15 @@ pub(crate) fn lay_out() {
 /// The number of an interface.
 pub(crate) fn index(interface: &str) -> u32 {
     nix::net::if_::if_nametoindex(interface).unwrap()
+}
+
+/// Gives an interface another Ethernet address.
+pub(crate) fn set_ethernet(interface: &str, address: [u8; 6]) {
+    ip(&format!("link set {interface} address {}", written(address)));
+}
+
+fn written(ethernet: [u8; 6]) -> String {
+    ethernet.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// The Ethernet address of an interface.

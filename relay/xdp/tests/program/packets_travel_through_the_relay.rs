@@ -15,8 +15,8 @@ use crate::{
     each_path_is_as_the_model_says::prepare,
     frame::{Frame, channel_data},
     lab::{
-        LISTEN_PORT, LOCAL_V4, Lab, ROUTER, SIDE, UPLINK, at, dual_stack, ethernet_of,
-        in_namespace, lay_out,
+        LISTEN_PORT, LOCAL_V4, Lab, OWN, ROUTER, SIDE, UPLINK, at, dual_stack, in_namespace,
+        lay_out,
     },
     wire::Wire,
 };
@@ -177,7 +177,7 @@ pub(crate) fn binding() -> Binding {
 
 pub(crate) fn to_relay(port: u16, payload: &[u8]) -> Frame {
     Frame {
-        ethernet: [ethernet_of(UPLINK), ROUTER],
+        ethernet: [OWN, ROUTER],
         source: binding().client,
         destination: at(LOCAL_V4, port),
         hops: 64,

@@ -9,7 +9,7 @@ use connlib_relay_xdp::{Action, Binding, Pass};
 
 use crate::{
     frame::{Frame, channel_data},
-    lab::{LISTEN_PORT, LOCAL_V4, Lab, ROUTER, at, dual_stack, in_namespace, ip},
+    lab::{LISTEN_PORT, LOCAL_V4, Lab, OWN, ROUTER, at, dual_stack, in_namespace, ip},
 };
 
 const CHANNEL: u16 = 0x4000;
@@ -98,7 +98,7 @@ fn bound_to(peer: &str) -> Lab {
 
 fn frame(data: usize) -> Frame {
     Frame {
-        ethernet: [[2, 0, 0, 0, 0, 0xff], ROUTER],
+        ethernet: [OWN, ROUTER],
         source: at("198.51.100.7", 40_000),
         destination: at(LOCAL_V4, LISTEN_PORT),
         hops: 64,

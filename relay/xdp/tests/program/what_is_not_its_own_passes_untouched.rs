@@ -8,8 +8,8 @@ use etherparse::{IpNumber, Ipv4Header};
 use crate::{
     frame::{Frame, channel_data},
     lab::{
-        LISTEN_PORT, LOCAL_V4, LOCAL_V6, Lab, PUBLIC_V4, PUBLIC_V6, ROUTER, at, dual_stack,
-        in_namespace,
+        FOREIGN, LISTEN_PORT, LOCAL_V4, LOCAL_V6, Lab, OWN, PUBLIC_V4, PUBLIC_V6, ROUTER, SIDE, at,
+        dual_stack, ethernet_of, in_namespace,
     },
 };
 
@@ -99,6 +99,33 @@ fn what_is_not_for_the_relay() {
             for other in others {
                 frame.destination = at(other, own.port());
                 passes("an address that is not ours", &frame);
+            }
+        }
+    });
+}
+
+/// A switch floods what it does not know, and an interface on which somebody listens sees all of it.
+#[test]
+#[cfg_attr(not(has_program), ignore = "needs the program: run `cargo xtask ebpf` first")]
+fn what_ethernet_brings_for_somebody_else() {
+    in_namespace(|| {
+        let mut lab = bound();
+        let side = ethernet_of(SIDE);
+        for mut frame in [from_client_v4(), from_client_v6(), from_peer_v4(), from_peer_v6()] {
+            for own in [OWN, side] {
+                frame.ethernet[0] = own;
+                relays(&mut lab, &frame.bytes());
+            }
+            let foreign = ethernet_of(FOREIGN);
+            let multicast = [OWN[0] | 1, OWN[1], OWN[2], OWN[3], OWN[4], OWN[5]];
+            for other in [ROUTER, foreign, multicast, [0xff; 6], [0; 6]] {
+                frame.ethernet[0] = other;
+                passes(&mut lab, "another host's", &frame.bytes(), None);
+            }
+            for byte in 0..6 {
+                frame.ethernet[0] = OWN;
+                frame.ethernet[0][byte] ^= 0x40;
+                passes(&mut lab, "another host's", &frame.bytes(), None);
             }
         }
     });
@@ -355,7 +382,7 @@ fn from_peer_v6() -> Frame {
 
 fn blank(own: &str, port: u16) -> Frame {
     Frame {
-        ethernet: [[2, 0, 0, 0, 0, 0xff], ROUTER],
+        ethernet: [OWN, ROUTER],
         source: at(own, 0),
         destination: at(own, port),
         hops: 64,
