@@ -181,6 +181,12 @@ impl Server {
         }
     }
 
+    /// Whether a client has an allocation.
+    #[must_use]
+    pub fn has_allocation(&self, client: &FiveTuple) -> bool {
+        self.allocator.allocations.of_client(client).is_some()
+    }
+
     /// A stream is closed; its allocation goes.
     pub fn handle_stream_closed(&mut self, client: FiveTuple) {
         let allocation = self.allocator.allocations.of_client(&client);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The seats of all workers. Clones share them.
 #[derive(Debug, Clone)]
@@ -33,10 +33,14 @@ impl Seats {
         Self(Arc::new(Shared { limit, limit_per_source, taken: Mutex::default() }))
     }
 
+    pub(crate) fn are_all_taken(&self) -> bool {
+        self.taken().all >= self.0.limit
+    }
+
     /// A seat for a stream from this address, if there is one left for it.
     pub(crate) fn take(&self, from: IpAddr) -> Option<Seat> {
         let source = source(from);
-        let mut taken = self.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.taken();
         if taken.all >= self.0.limit {
             return None;
         }
@@ -48,11 +52,15 @@ impl Seats {
         taken.all += 1;
         Some(Seat { seats: self.clone(), source })
     }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.0.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut taken = self.seats.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.seats.taken();
         taken.all -= 1;
         if let Some(count) = taken.by_source.get_mut(&self.source) {
             *count -= 1;

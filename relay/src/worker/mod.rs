@@ -211,7 +211,8 @@ impl Worker {
             Token::Listen { is_v4 } => self.read_clients(is_v4, share),
             Token::Relay { slot, is_v4 } => self.read_peers(slot, is_v4, share),
             Token::Listener { index } => {
-                self.streams.accept(&self.epoll, index, self.now.instant, &mut self.counters);
+                let Self { streams, server, epoll, now, counters, .. } = self;
+                streams.accept(epoll, index, now.instant, counters, server);
             }
             Token::Stream { slot } => {
                 if flags.contains(EpollFlags::EPOLLOUT) {
@@ -358,7 +359,7 @@ impl Worker {
                 }
             };
             if start > self.cursor {
-                self.streams.heard(slot, self.now.instant);
+                self.streams.heard(slot);
             }
             if let Err(error) = result {
                 tracing::debug!(%error, "a stream was closed");
@@ -372,8 +373,7 @@ impl Worker {
     }
 
     fn close_stream(&mut self, slot: usize) {
-        let server = &mut self.server;
-        self.streams.close(slot, &mut |client| server.handle_stream_closed(client));
+        self.streams.close(slot, &mut self.server);
     }
 
     /// Sends what was gathered if there is no room for `bytes` more.
@@ -398,13 +398,12 @@ impl Worker {
 
     fn flush_streams(&mut self) {
         let Self { streams, server, epoll, now, .. } = self;
-        streams.flush(epoll, now.instant, |client| server.handle_stream_closed(client));
+        streams.flush(epoll, now.instant, server);
     }
 
     fn sweep_streams(&mut self) {
         let Self { streams, server, epoll, now, counters, .. } = self;
-        let over = |client| server.handle_stream_closed(client);
-        streams.sweep(epoll, now.instant, counters, over);
+        streams.sweep(epoll, now.instant, counters, server);
     }
 
     /// Does what the server wants done. Says when it wants to be asked again.

@@ -1,11 +1,11 @@
 //! The streams of one worker.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use connlib_relay::server::{FiveTuple, NotAMessage, Transport, message_len};
+use connlib_relay::server::{FiveTuple, NotAMessage, Server, Transport, message_len};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use super::stats::IoCounters;
@@ -14,10 +14,8 @@ use crate::streams::{Connection, Listener, Seat, Seats, Secrecy};
 
 /// A client has said something that makes sense by then, its TLS handshake included.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Without an allocation, a connection that is silent for so long is closed.
-const IDLE: Duration = Duration::from_secs(60);
-/// With one, it lasts as long as the longest allocation without a refresh (RFC 8656 §7.2), and a little more.
-const IDLE_ALLOCATED: Duration = Duration::from_secs(3600 + 60);
+/// A connection without an allocation is closed after so long, whatever is said on it: anybody can say something.
+const STRANGER: Duration = Duration::from_secs(20);
 /// A client that takes nothing of what waits for it is gone.
 const STUCK: Duration = Duration::from_secs(30);
 /// How often deadlines are looked at.
@@ -51,8 +49,8 @@ struct Stream {
     connection: Connection,
     client: FiveTuple,
     has_spoken: bool,
-    has_allocated: bool,
-    last_heard: Instant,
+    /// Since when there is no allocation.
+    stranger_since: Option<Instant>,
     /// Since when nothing of what waits was taken.
     stuck_since: Option<Instant>,
     is_waiting: bool,
@@ -116,6 +114,7 @@ impl Streams {
         index: usize,
         now: Instant,
         io: &mut IoCounters,
+        server: &mut Server,
     ) {
         let Some(listener) = self.listeners.get(index).map(Arc::clone) else { return };
         for _ in 0..ACCEPTS {
@@ -131,7 +130,7 @@ impl Streams {
                     return;
                 }
             };
-            let Some(seat) = self.seats.take(remote.ip()) else {
+            let Some(seat) = self.take_seat(remote.ip(), server) else {
                 io.streams_refused += 1;
                 continue;
             };
@@ -150,6 +149,19 @@ impl Streams {
                 Err(error) => tracing::debug!(%error, "a connection was given up"),
             }
         }
+    }
+
+    /// A seat for a newcomer, that of the oldest stranger if all are taken.
+    fn take_seat(&mut self, from: IpAddr, server: &mut Server) -> Option<Seat> {
+        if self.seats.are_all_taken() {
+            let strangers = self.slots.iter().enumerate().filter_map(|(slot, stream)| {
+                stream.as_ref()?.stranger_since.map(|since| (since, slot))
+            });
+            if let Some((_, slot)) = strangers.min() {
+                self.close(slot, server);
+            }
+        }
+        self.seats.take(from)
     }
 
     fn add(
@@ -173,8 +185,7 @@ impl Streams {
             connection,
             client: FiveTuple { transport, remote, local },
             has_spoken: false,
-            has_allocated: false,
-            last_heard: now,
+            stranger_since: Some(now),
             stuck_since: None,
             is_waiting: false,
             watches_writing: false,
@@ -226,7 +237,7 @@ impl Streams {
         };
         if let Some(length) = message_len(partial)?
             && length > LONGEST_STRANGER
-            && !stream.has_allocated
+            && stream.stranger_since.is_some()
         {
             return Err(NotAMessage);
         }
@@ -235,10 +246,9 @@ impl Streams {
     }
 
     /// Whole messages came. A part of one doesn't count: time goes on for those who send a byte now and then.
-    pub(super) fn heard(&mut self, slot: usize, now: Instant) {
+    pub(super) fn heard(&mut self, slot: usize) {
         if let Some(stream) = self.slots.get_mut(slot).and_then(Option::as_mut) {
             stream.has_spoken = true;
-            stream.last_heard = now;
         }
     }
 
@@ -257,7 +267,7 @@ impl Streams {
             return;
         }
         if parts.first().is_some_and(|part| part.starts_with(&ALLOCATED)) {
-            stream.has_allocated = true;
+            stream.stranger_since = None;
         }
         if !stream.is_waiting {
             stream.is_waiting = true;
@@ -265,12 +275,12 @@ impl Streams {
         }
     }
 
-    /// Sends what waits. Calls `over` for connections that break.
-    pub(super) fn flush(&mut self, epoll: &Epoll, now: Instant, mut over: impl FnMut(FiveTuple)) {
+    /// Sends what waits, and closes connections that break.
+    pub(super) fn flush(&mut self, epoll: &Epoll, now: Instant, server: &mut Server) {
         while let Some(slot) = self.waiting.pop() {
             if let Err(error) = self.flush_one(epoll, slot, now) {
                 tracing::debug!(%error, "a connection broke");
-                self.close(slot, &mut over);
+                self.close(slot, server);
             }
         }
     }
@@ -307,12 +317,13 @@ impl Streams {
         }
     }
 
-    pub(super) fn close(&mut self, slot: usize, over: &mut impl FnMut(FiveTuple)) {
+    /// Closes a connection; the server ends its allocation.
+    pub(super) fn close(&mut self, slot: usize, server: &mut Server) {
         if let Some(mut stream) = self.slots.get_mut(slot).and_then(Option::take) {
             stream.connection.close();
             self.free.push(slot);
             self.count -= 1;
-            over(stream.client);
+            server.handle_stream_closed(stream.client);
         }
     }
 
@@ -328,7 +339,7 @@ impl Streams {
         epoll: &Epoll,
         now: Instant,
         io: &mut IoCounters,
-        mut over: impl FnMut(FiveTuple),
+        server: &mut Server,
     ) {
         if self.paused_until.is_some_and(|until| until <= now) {
             self.paused_until = None;
@@ -345,16 +356,15 @@ impl Streams {
         for slot in 0..self.slots.len() {
             let Some(stream) = &mut self.slots[slot] else { continue };
             stream.connection.shrink();
-            let patience = match stream {
-                Stream { has_allocated: true, .. } => IDLE_ALLOCATED,
-                Stream { has_spoken: true, .. } => IDLE,
-                _ => PATIENCE,
-            };
-            let is_silent = now >= stream.last_heard + patience;
+            if stream.stranger_since.is_none() && !server.has_allocation(&stream.client) {
+                stream.stranger_since = Some(now);
+            }
+            let patience = if stream.has_spoken { STRANGER } else { PATIENCE };
+            let is_stranger = stream.stranger_since.is_some_and(|since| now >= since + patience);
             let is_stuck = stream.stuck_since.is_some_and(|since| now >= since + STUCK);
-            if is_silent || is_stuck {
+            if is_stranger || is_stuck {
                 io.streams_failed += 1;
-                self.close(slot, &mut over);
+                self.close(slot, server);
             }
         }
     }

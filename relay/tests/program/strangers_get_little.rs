@@ -69,6 +69,45 @@ fn connections_are_limited_by_source() {
     network.wait_for_metric("connlib_relay_streams", 1);
 }
 
+#[test]
+fn newcomers_get_the_seats_of_strangers() {
+    let network = Network::new();
+    let options = ["--listen-tcp", "0.0.0.0:3478", "--max-streams", "3", "--workers", "1"];
+    let _relay = network.start(&options);
+    let connect = || {
+        let stream = network.client.enter(|| TcpStream::connect((RELAY, 3478)).unwrap()).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream
+    };
+    let mut strangers: Vec<_> = (0..3).map(|_| connect()).collect();
+    network.wait_for_metric("connlib_relay_streams", 3);
+    // Those who have an allocation keep their seats, and this one needs two.
+    let _echo = network.echo();
+    let client = network.uclient(&format!("-t -e {PEER} -c -m 1 -n 20 -z 20 {RELAY}"));
+    assert!(client.contains("Total lost packets 0 "), "{client}");
+    assert!(matches!(strangers[0].read(&mut [0; 1]), Ok(0) | Err(_)));
+}
+
+/// Anybody can say something that makes sense.
+#[test]
+fn who_has_no_allocation_is_disconnected_whatever_he_says() {
+    let network = Network::new();
+    let _relay = network.start(&["--listen-tcp", "0.0.0.0:3478"]);
+    let is_closed = network.client.enter(|| {
+        let mut stream = TcpStream::connect((RELAY, 3478)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        wait::until("the relay to hang up", 2 * SOON, || {
+            let _ = stream.write(b"\x40\x00\x00\x00");
+            match stream.read(&mut [0; 1]) {
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock) => None,
+                _ => Some(()),
+            }
+        })
+    });
+    is_closed.unwrap().unwrap();
+    network.wait_for_metric("connlib_relay_streams_failed_total", 1);
+}
+
 /// A byte now and then is no message.
 #[test]
 fn who_never_says_anything_whole_is_disconnected() {
