@@ -130,7 +130,7 @@ impl Streams {
                     return;
                 }
             };
-            let Some(seat) = self.take_seat(remote.ip(), server) else {
+            let Some(seat) = self.take_seat(remote.ip(), now, server) else {
                 io.streams_refused += 1;
                 continue;
             };
@@ -152,7 +152,7 @@ impl Streams {
     }
 
     /// A seat for a newcomer, that of the oldest stranger if all are taken.
-    fn take_seat(&mut self, from: IpAddr, server: &mut Server) -> Option<Seat> {
+    fn take_seat(&mut self, from: IpAddr, now: Instant, server: &mut Server) -> Option<Seat> {
         if self.seats.are_all_taken() {
             let strangers = self.slots.iter().enumerate().filter_map(|(slot, stream)| {
                 stream.as_ref()?.stranger_since.map(|since| (since, slot))
@@ -161,7 +161,7 @@ impl Streams {
                 self.close(slot, server);
             }
         }
-        self.seats.take(from)
+        self.seats.take(from, now)
     }
 
     fn add(
