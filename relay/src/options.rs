@@ -108,15 +108,12 @@ pub(crate) struct AddressOptions {
     #[arg(long, env = "CONNLIB_HIGHEST_PORT", value_name = "PORT", default_value = "65535")]
     pub(crate) highest_port: NonZeroU16,
     /// Network that nothing is relayed to, beside this machine, loopback, link-local and multicast; can be given more
-    /// than once
+    /// than once. Private networks are peers unless they are named here
     #[arg(long, env = "CONNLIB_DENIED_PEERS", value_name = "NETWORK", value_delimiter = ',')]
     pub(crate) denied_peers: Vec<IpNet>,
     /// Network that anything may be relayed to, loopback and this machine included: for labs
     #[arg(long, env = "CONNLIB_ALLOWED_PEERS", value_name = "NETWORK", value_delimiter = ',')]
     pub(crate) allowed_peers: Vec<IpNet>,
-    /// UDP port in the range of allocations that another service of this machine has: nothing is relayed to it
-    #[arg(long, env = "CONNLIB_SERVICE_PORTS", value_name = "PORT", value_delimiter = ',')]
-    pub(crate) service_ports: Vec<u16>,
 }
 
 #[derive(Debug, Args)]

@@ -251,14 +251,13 @@ async fn sleep_until(deadline: Option<Instant>) {
 
 fn server_config(options: &Options, credentials: server::Credentials) -> server::Config {
     let addresses = &options.addresses;
-    // Other ones for each worker, see there; the quota is theirs together.
+    // Other ones for each worker, see there; the quota and the open ports are theirs together.
     let mut config = server::Config::new(credentials, [0; 32]);
     config.public_ip4 = addresses.public_ip4_addr;
     config.public_ip6 = addresses.public_ip6_addr;
     config.own_addresses = machine::own_addresses();
     config.denied_peers = addresses.denied_peers.clone();
     config.allowed_peers = addresses.allowed_peers.clone();
-    config.service_ports = addresses.service_ports.clone();
     config.allocation_ports = addresses.lowest_port.get()..=addresses.highest_port.get();
     config.realm = options.credentials.realm.clone();
     config.limits.allocations = options.max_allocations.get();

@@ -12,6 +12,7 @@ use super::auth::Identity;
 use super::config::{Config, PerUser};
 use super::counters::Drop;
 use super::limits::Limits;
+use super::open_ports::OpenPorts;
 use super::output::{
     AllocationId, ChannelBinding, Families, FiveTuple, Output, PortError, UsernameMoved,
 };
@@ -31,6 +32,7 @@ pub(crate) struct Allocator {
     limits: Limits,
     quota: Quota,
     ports: Ports,
+    open_ports: OpenPorts,
     rng: ChaCha20Rng,
     pub(crate) allocations: Allocations,
     pub(crate) is_draining: bool,
@@ -44,6 +46,7 @@ impl Allocator {
             limits: config.limits,
             quota: config.quota.clone(),
             ports: Ports::new(config.allocation_ports.clone()),
+            open_ports: config.open_ports.clone(),
             rng,
             allocations: Allocations::new(config.limits, hash_seed),
             is_draining: false,
@@ -139,6 +142,7 @@ impl Allocator {
         else {
             return;
         };
+        self.open_ports.add(allocation.port, allocation.families);
         let (client, at) = (allocation.client, allocation.created_at);
         if is_newest_only {
             let username = allocation.username.clone();
@@ -229,6 +233,10 @@ impl Allocator {
         let Some(allocation) = self.allocations.remove(id) else { return };
         unbind(allocation.bindings(), out);
         let Allocation { port, families, .. } = *allocation;
+        // A port that is not open may be another worker's.
+        if allocation.is_open() {
+            self.open_ports.remove(port, families);
+        }
         self.ports.release(port);
         out.push(Output::ClosePort { allocation: id, port, families });
     }
@@ -245,6 +253,7 @@ impl Allocator {
         if allocation.families.without(families).is_empty() {
             return self.end(id, out);
         }
+        self.open_ports.remove(port, families);
         unbind(self.allocations.drop_families(id, families), out);
         out.push(Output::ClosePort { allocation: id, port, families });
     }

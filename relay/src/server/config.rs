@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 
 use super::limits::Limits;
+use super::open_ports::OpenPorts;
 use super::quota::Quota;
 
 /// The longest USERNAME in bytes (RFC 8489 §14.3).
@@ -21,8 +22,8 @@ pub struct Config {
     pub public_ip4: Option<Ipv4Addr>,
     /// The address that IPv6 allocations are announced with.
     pub public_ip6: Option<Ipv6Addr>,
-    /// Further addresses of this machine: nothing is ever relayed to them. To the public ones, only ports of
-    /// `allocation_ports` can be reached.
+    /// Further addresses of this machine: nothing is ever relayed to them. To the public ones, only ports that are
+    /// allocations' can be reached.
     pub own_addresses: Vec<IpAddr>,
     /// Networks of which nothing is a peer, beyond those that never are (see [`Server`](super::Server)).
     pub denied_peers: Vec<IpNet>,
@@ -30,8 +31,6 @@ pub struct Config {
     pub allowed_peers: Vec<IpNet>,
     /// The ports that allocations are made of.
     pub allocation_ports: RangeInclusive<u16>,
-    /// Ports where this machine listens, if they lie in that range: nothing is relayed to them on its own addresses.
-    pub service_ports: Vec<u16>,
     /// The realm of the credentials.
     pub realm: String,
     /// Who may allocate.
@@ -42,6 +41,8 @@ pub struct Config {
     pub limits: Limits,
     /// What counts the allocations: workers that have clones of one share the limits of allocations.
     pub quota: Quota,
+    /// Which ports are allocations': workers that have clones of one relay to each other's.
+    pub open_ports: OpenPorts,
     /// Seed of everything random, the key of the nonces included: 32 bytes from the operating system, other ones for
     /// each worker.
     pub seed: [u8; 32],
@@ -57,12 +58,12 @@ impl Config {
             denied_peers: Vec::new(),
             allowed_peers: Vec::new(),
             allocation_ports: 49152..=65535,
-            service_ports: Vec::new(),
             realm: "firezone".to_owned(),
             credentials,
             software: "connlib-relay".to_owned(),
             limits: Limits::default(),
             quota: Quota::default(),
+            open_ports: OpenPorts::default(),
             seed,
         }
     }

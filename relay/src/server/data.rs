@@ -31,8 +31,15 @@ pub(crate) fn parse_indication<'a>(
 
 impl Allocation {
     /// RFC 8656 §12.6.
-    pub(crate) fn forward<'a>(&self, data: ChannelData<'a>) -> Result<ToPeer<'a>, Drop> {
+    pub(crate) fn forward<'a>(
+        &self,
+        data: ChannelData<'a>,
+        policy: &PeerPolicy,
+    ) -> Result<ToPeer<'a>, Drop> {
         let peer = self.peer_of(data.channel).ok_or(Drop::NoChannel)?;
+        if !policy.lets_through(peer) {
+            return Err(Drop::ForbiddenPeer);
+        }
         Ok(ToPeer { allocation: self.id, port: self.port, peer, payload: data.payload })
     }
 
@@ -46,7 +53,7 @@ impl Allocation {
         if !self.has_permission(&peer.ip()) && self.channel_to(peer).is_none() {
             return Err(Drop::NoPermission);
         }
-        if !policy.allows_port(peer) {
+        if !policy.lets_through(peer) {
             return Err(Drop::ForbiddenPeer);
         }
         Ok(ToPeer { allocation: self.id, port: self.port, peer, payload })

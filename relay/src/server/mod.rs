@@ -45,6 +45,7 @@ mod data;
 mod key;
 mod limits;
 mod nonce;
+mod open_ports;
 mod output;
 mod peers;
 mod ports;
@@ -66,6 +67,7 @@ pub use connlib_stun::{CHANNEL_HEADER, NotAMessage, message_len};
 pub use config::{Config, ConfigError, Credentials, PerUser, User};
 pub use counters::{Counters, Drop, Method, Traffic};
 pub use limits::{Limits, Rate};
+pub use open_ports::OpenPorts;
 pub use output::{
     AllocationId, ChannelBinding, Families, FiveTuple, FromClient, Now, Output, PortError, Prefix,
     ToClient, ToPeer, Transport, UsernameMoved,
@@ -93,7 +95,7 @@ const MIN_REQUEST: usize = 28;
 ///
 /// Never a peer, unless [`Config::allowed_peers`] has it: addresses that are unspecified, loopback,
 /// link-local, multicast, broadcast or reserved, those that IPv6 embeds included, further addresses
-/// of this machine, and on its public addresses all but the ports of allocations.
+/// of this machine, and on its public addresses all but the ports that are allocations' now.
 pub struct Server {
     authenticator: Authenticator,
     allocator: Allocator,
@@ -253,7 +255,7 @@ impl Server {
     ) -> Result<FromClient<'a>, Drop> {
         let data = ChannelData::parse(message).ok_or(Drop::Malformed)?;
         let allocation = self.open_allocation(client).ok_or(Drop::NoAllocation)?;
-        allocation.forward(data).map(FromClient::Forward)
+        allocation.forward(data, &self.policy).map(FromClient::Forward)
     }
 
     /// Not part of its caller: what comes by channels needs none of its room on the stack.

@@ -9,6 +9,7 @@ mod a_username_has_one_allocation;
 mod certificates_are_renewed_while_it_runs;
 mod limits_hold_for_all_workers_together;
 mod other_peoples_clients_are_served;
+mod services_of_the_machine_are_out_of_reach;
 mod strangers_get_little;
 mod support;
 mod the_environment_of_the_existing_relay_is_understood;

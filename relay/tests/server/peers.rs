@@ -1,5 +1,7 @@
 //! Who can be a peer, and by which number (RFC 8656 §9 to §12).
 
+use connlib_relay::server::{Config, Drop};
+
 use crate::support::*;
 
 #[test]
@@ -90,7 +92,51 @@ fn nobody_reaches_this_machine_or_its_link() {
         );
     }
     assert_eq!(client.bind(&mut relay, 0x4000, "203.0.113.1:50000"), None);
-    assert!(relay.forward(&client, &client.send_indication("203.0.113.1:50001", b"x")).is_some());
+}
+
+/// A local service may have a port in the range of allocations, and behind a translated address the worker sends to
+/// loopback.
+#[test]
+fn on_the_relays_addresses_only_ports_that_are_open_are_reached() {
+    let config = config();
+    // Three workers. The others have but one port to give, which is the second one's.
+    let others = Config { allocation_ports: 50_000..=50_000, ..config.clone() };
+    let [mut relay, mut second, mut third] = [config, others.clone(), others].map(Relay::new);
+    let mut client = Client::stamped("198.51.100.7:5000", "a");
+    let mut peer = Client::stamped("198.51.100.8:5000", "b");
+    client.allocate(&mut relay);
+    let at = ["203.0.113.1:50000", "[2001:db8::1]:50000"];
+    for (channel, at) in (0x4000..).zip(at) {
+        assert_eq!(client.bind(&mut relay, channel, at), None);
+    }
+    let messages = [
+        channel_data(0x4000, b"x"),
+        channel_data(0x4001, b"x"),
+        client.send_indication(at[0], b"x"),
+        client.send_indication(at[1], b"x"),
+    ];
+    let mut reaches =
+        || messages.each_ref().map(|message| relay.forward(&client, message).is_some());
+    assert_eq!(reaches(), [false; 4]);
+    peer.allocate(&mut second);
+    assert_eq!(reaches(), [true; 4]);
+
+    // The third one tries the port too. It stays the second one's, whatever becomes of that.
+    third.opens_ports = false;
+    let mut rival = Client::stamped("198.51.100.9:5000", "c").over_stream(1);
+    assert_eq!(rival.ask(&mut third, REFRESH, &[]).code(), Some(437));
+    assert_eq!(third.exchange(rival.tuple, &rival.signed(ALLOCATE, &[UDP])), None);
+    third.server.handle_stream_closed(rival.tuple);
+    third.run();
+    assert_eq!((third.server.allocations(), reaches()), (0, [true; 4]));
+
+    let end = (LIFETIME, &[0; 4][..]);
+    let of_ipv6 = (REQUESTED_ADDRESS_FAMILY, &[2, 0, 0, 0][..]);
+    assert_eq!(peer.ask(&mut second, REFRESH, &[of_ipv6, end]).code(), None);
+    assert_eq!(reaches(), [true, false, true, false]);
+    assert_eq!(peer.ask(&mut second, REFRESH, &[end]).code(), None);
+    assert_eq!(reaches(), [false; 4]);
+    assert_eq!(relay.server.counters().dropped(Drop::ForbiddenPeer), 10);
 }
 
 #[test]

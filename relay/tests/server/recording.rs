@@ -1,6 +1,7 @@
 //! A recorded session of existing programs, played to our relay: `relay.jsonl`.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 
 use connlib_relay::server::{Config, Credentials, FiveTuple, FromClient, Transport};
 use connlib_stun::{Algorithm, ChannelData, Header, Key};
@@ -11,6 +12,7 @@ use stun_types::message::{
     IntegrityAlgorithm, LongTermKeyCredentials, Message, MessageClass, MessageIntegrityCredentials,
 };
 use stun_types::prelude::*;
+use turn_types::attribute::XorPeerAddress;
 
 use crate::support::*;
 
@@ -53,16 +55,22 @@ fn credentials(request: &Message<'_>) -> MessageIntegrityCredentials {
     LongTermKeyCredentials::new(known.0.to_owned(), known.1.to_owned(), REALM.to_owned()).into()
 }
 
-/// The same request with another nonce.
-fn with_nonce(request: &Message<'_>, nonce: &str) -> Vec<u8> {
+/// The same request with another nonce, and allocations of this time as peers instead of those of then.
+fn again(request: &Message<'_>, nonce: &str, now: &HashMap<SocketAddr, SocketAddr>) -> Vec<u8> {
+    let transaction = request.transaction_id();
     let mut again = Message::builder(
         request.get_type(),
-        request.transaction_id(),
+        transaction,
         stun_types::message::MessageWriteVec::new(),
     );
     for (_, attribute) in request.iter_attributes() {
         match attribute.get_type().value() {
             0x08 => {}
+            0x12 => {
+                let peer = XorPeerAddress::from_raw(attribute).unwrap().addr(transaction);
+                let peer = now.get(&peer).copied().unwrap_or(peer);
+                again.add_attribute(&XorPeerAddress::new(peer, transaction)).unwrap();
+            }
             0x15 => again.add_attribute(&Nonce::new(nonce).unwrap()).unwrap(),
             _ => again.add_attribute(&attribute).unwrap(),
         }
@@ -88,6 +96,7 @@ fn each_recorded_request_is_answered_as_it_was_then() {
     };
     let mut requests: HashMap<u16, usize> = HashMap::new();
     let mut forwarded = 0;
+    let mut relayed = HashMap::new();
     for datagram in recording.iter().filter(|datagram| datagram.dst == RELAY) {
         let tuple = FiveTuple {
             transport: Transport::Udp,
@@ -116,7 +125,7 @@ fn each_recorded_request_is_answered_as_it_was_then() {
             // Not ours: it is replaced, as any client would.
             assert_eq!(answer.code(), Some(438));
             answer.message().validate_integrity(&credentials(&request)).unwrap();
-            let again = with_nonce(&request, &answer.nonce().unwrap());
+            let again = again(&request, &answer.nonce().unwrap(), &relayed);
             answer = Answer { bytes: relay.exchange(tuple, &again).unwrap() };
         }
         *requests.entry(request.method().value()).or_default() += 1;
@@ -132,6 +141,7 @@ fn each_recorded_request_is_answered_as_it_was_then() {
             }
         }
         assert_eq!(answer.nonce().is_some(), then.nonce().is_some());
+        relayed.extend(then.relayed().into_iter().zip(answer.relayed()));
         let ips = |answer: &Answer| {
             answer.relayed().iter().map(|relayed| relayed.ip()).collect::<Vec<_>>()
         };
