@@ -9,6 +9,8 @@ use connlib_relay::server::{Credentials, PerUser, User};
 
 use crate::options::CredentialOptions;
 
+/// A shorter secret can be guessed: whoever has a username and its password can try as many as they like.
+const SHORTEST_SECRET: usize = 16;
 /// A longer file is refused.
 const LONGEST_FILE: u64 = 16 << 20;
 
@@ -20,12 +22,8 @@ pub(crate) fn load(
     let mut credentials = Credentials::default();
     if let Some(file) = &options.static_secret_file {
         let text = read("secret", file)?;
-        credentials.stamp_secrets = lines(&text).map(|(_, line)| line.to_owned()).collect();
-        ensure!(
-            !credentials.stamp_secrets.is_empty(),
-            "there is no secret in {}: put one there, such as `openssl rand -hex 32` makes",
-            file.display()
-        );
+        credentials.stamp_secrets =
+            secrets(&text).with_context(|| format!("in {}", file.display()))?;
     }
     if let Some(file) = &options.user_file {
         let text = read("user", file)?;
@@ -62,6 +60,23 @@ fn read(what: &str, file: &Path) -> Result<String> {
 fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let numbered = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
     numbered.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+}
+
+fn secrets(text: &str) -> Result<Vec<String>> {
+    let mut secrets = Vec::new();
+    for (number, line) in lines(text) {
+        ensure!(
+            line.len() >= SHORTEST_SECRET,
+            "the secret in line {number} is shorter than {SHORTEST_SECRET} bytes and could be guessed: put another one \
+             there, such as `openssl rand -hex 32` makes, and in the service that shares it"
+        );
+        secrets.push(line.to_owned());
+    }
+    ensure!(
+        !secrets.is_empty(),
+        "there is no secret: put one there, such as `openssl rand -hex 32` makes"
+    );
+    Ok(secrets)
 }
 
 fn users(text: &str) -> Result<Vec<User>> {
@@ -103,6 +118,19 @@ mod tests {
         ] {
             let error = users(text).unwrap_err().to_string();
             assert!(error.contains(problem) && !error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_can_be_guessed_is_refused_and_not_shown() {
+        let read = secrets("# two\n0123456789abcdef\n\na secret of the service\n").unwrap();
+        assert_eq!(read, ["0123456789abcdef", "a secret of the service"]);
+        for (text, problem) in
+            [("0123456789abcdef\n0123456789horse\n", "line 2"), ("# none", "no secret")]
+        {
+            let error = secrets(text).unwrap_err().to_string();
+            assert!(error.contains(problem) && error.contains("openssl rand -hex 32"), "{error}");
+            assert!(!error.contains("horse"), "{error}");
         }
     }
 

@@ -180,10 +180,10 @@ pub(crate) struct PortalOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct CredentialOptions {
-    /// File with a secret per line; only its owner may read it
+    /// File with a secret per line, each of at least 16 bytes; only its owner may read it
     ///
     /// Whoever knows one hands out usernames of the form `expiry:salt` (Unix seconds, any text). With a portal, the first
-    /// line is what the relay tells it instead of a secret of its own.
+    /// line is what the relay tells it instead of a secret of its own. `openssl rand -hex 32` makes a secret.
     #[arg(long, env = "CONNLIB_STATIC_SECRET_FILE", value_name = "FILE")]
     pub(crate) static_secret_file: Option<PathBuf>,
     /// File with a `name:password` per line; only its owner may read it

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
-use connlib_stun::{Algorithm, Attribute, Key, Message};
+use connlib_stun::{Attribute, Key, Message};
 use foldhash::quality::FixedState;
 use hmac::{Hmac, Mac};
 use sha1::Sha1;
@@ -38,8 +38,9 @@ pub(crate) struct Rejection {
     pub(crate) code: u16,
     /// Whether a nonce comes with it.
     pub(crate) is_challenge: bool,
-    /// For a username whose password we know: a client can tell it from a forged one. RFC 8489 §9.2.4 leaves it out, the
-    /// clients of the portal want it.
+    /// For somebody who knows the password: a client can tell it from a forged one. RFC 8489 §9.2.4 leaves it out, the
+    /// clients of the portal want it. Nobody else gets one: it would let anybody guess a password, or the secret that it is
+    /// made of, at leisure.
     pub(crate) signature: Option<Signature>,
 }
 
@@ -92,7 +93,7 @@ impl Authenticator {
         let (Some(username), Some(_)) = (username, request.first(Attribute::REALM)) else {
             return Err(Rejection { code: 400, is_challenge: false, signature: None });
         };
-        let unauthorized = || self.unauthorized(username, algorithm);
+        let unauthorized = || Rejection { code: 401, is_challenge: true, signature: None };
         let credential =
             self.credentials(username).find(|credential| request.is_signed_with(&credential.key));
         let Credential { key, expires_at, per_user } = credential.ok_or_else(unauthorized)?;
@@ -106,14 +107,6 @@ impl Authenticator {
             return Err(challenge(438));
         }
         Ok(Identity { username, signature, per_user })
-    }
-
-    /// What to tell somebody who doesn't know the password. It is signed only with keys made of a
-    /// secret: with a password that a person chose, it would let anybody guess it at leisure.
-    fn unauthorized(&self, username: &str, algorithm: Algorithm) -> Rejection {
-        let credential = self.stamped(username).next();
-        let signature = credential.map(|Credential { key, .. }| Signature { key, algorithm });
-        Rejection { code: 401, is_challenge: true, signature }
     }
 
     fn credentials(&self, username: &str) -> impl Iterator<Item = Credential> {

@@ -76,7 +76,7 @@ fn a_family_that_its_client_gives_back() {
 #[test]
 fn an_allocation_that_another_one_replaces() {
     let Some((network, _cable)) = lay() else { return };
-    let secret = network.file("secret", "stamp\n");
+    let secret = network.file("secret", "a secret of the relay\n");
     let token = network.file("token", ".token\n");
     // It serves those who know the secret while the portal is away.
     let portal = ["--api-url", "ws://127.0.0.1:1", "--token-file", text(&token)];
@@ -87,7 +87,7 @@ fn an_allocation_that_another_one_replaces() {
 
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let username = format!("{}:salt", now + 3600);
-    let stamped = format!("{}:stamp:salt", now + 3600);
+    let stamped = format!("{}:a secret of the relay:salt", now + 3600);
     let password = BASE64_NOPAD.encode(&Sha256::digest(stamped.as_bytes()));
     let client = || Client::new(&network.client, RELAY, &username, &password);
 

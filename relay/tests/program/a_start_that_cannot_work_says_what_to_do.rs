@@ -12,6 +12,7 @@ fn the_message_names_the_remedy() {
     let open = network.file("open", "anna:secret\n");
     fs::set_permissions(&open, fs::Permissions::from_mode(0o644)).unwrap();
     let token = network.file("token", ".token\n");
+    let guessable = network.file("secret", "horse\n");
     let tls = network.certificate("relay");
     let other = network.certificate("other");
     let address = ["--public-ip4-addr", RELAY];
@@ -36,6 +37,7 @@ fn the_message_names_the_remedy() {
         (with(&address, &["--user-file", text(&open)]), 78, "chmod 600"),
         (with(&address, &["--user-file", "/nowhere"]), 78, "/nowhere"),
         (with(&address, &["--static-secret-file", "/dev/null"]), 78, "not a regular file"),
+        (with(&address, &["--static-secret-file", text(&guessable)]), 78, "openssl rand -hex 32"),
         (with(&address, &["--api-url", "ws://127.0.0.1:1"]), 78, "--token-file"),
         (with(&address, &["--api-url", "ftp://x", "--token-file", text(&token)]), 78, "wss://"),
         (with(&alone, &["--bind-ip4-addr", "192.0.2.1"]), 78, "192.0.2.1:3478"),

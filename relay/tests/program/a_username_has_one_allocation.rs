@@ -11,7 +11,7 @@ use super::support::{Network, PEER, RELAY, SOON, text};
 fn the_newer_one_wins_whichever_worker_has_it() {
     let network = Network::new();
     let _echo = network.echo();
-    let secret = network.file("secret", "stamp\n");
+    let secret = network.file("secret", "a secret of the relay\n");
     let token = network.file("token", ".token\n");
     // It serves those who know the secret while the portal is away.
     let portal = ["--api-url", "ws://127.0.0.1:1", "--token-file", text(&token)];
@@ -26,7 +26,7 @@ fn the_newer_one_wins_whichever_worker_has_it() {
 
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let username = format!("{}:salt", now + 3600);
-    let stamped = format!("{}:stamp:salt", now + 3600);
+    let stamped = format!("{}:a secret of the relay:salt", now + 3600);
     let password = BASE64_NOPAD.encode(&Sha256::digest(stamped.as_bytes()));
     let client = |arguments: &str| {
         let command = network.client.command("timeout").args(["60", "turnutils_uclient"]);

@@ -53,7 +53,8 @@ fn two_clients_of_one_relay_reach_each_other() {
 fn a_service_that_shares_a_secret_lets_clients_in() {
     let network = Network::new();
     let _echo = network.echo();
-    let secrets = network.file("secrets", "# the one that goes\nold-secret\nnew-secret\n");
+    let secrets =
+        network.file("secrets", "# the one that goes\nthe-older-secret\nthe-newer-secret\n");
     let mut relay = network.command().args(["--static-secret-file", text(&secrets)]);
     relay = relay.args(["--realm", "example.com"]);
     let mut relay = relay.spawn_watched("relay").unwrap();
@@ -66,7 +67,7 @@ fn a_service_that_shares_a_secret_lets_clients_in() {
         let output = command.output().unwrap();
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     };
-    for secret in ["old-secret", "new-secret"] {
+    for secret in ["the-older-secret", "the-newer-secret"] {
         assert_nothing_lost(&run(secret), secret);
     }
     let refused = run("other-secret");

@@ -73,18 +73,17 @@ fn a_nonce_of_others_or_of_long_ago_is_stale() {
 #[test]
 fn a_wrong_password_is_unauthorized() {
     let mut relay = Relay::new(config());
-    for (mut client, is_signed) in [
-        (Client::stamped("198.51.100.7:5000", "a"), true),
-        (Client::alice("198.51.100.7:5001"), false),
-    ] {
+    for mut client in
+        [Client::stamped("198.51.100.7:5000", "a"), Client::alice("198.51.100.7:5001")]
+    {
         let right = client.password.clone();
         client.password = "wrong".to_owned();
         let answer = Answer {
             bytes: relay.exchange(client.tuple, &client.signed(ALLOCATE, &[UDP])).unwrap(),
         };
         assert_eq!(answer.code(), Some(401));
-        // Whoever doesn't know a user's password learns nothing to guess it by.
-        assert_eq!(answer.is_signed(), is_signed);
+        // Whoever doesn't know a password learns nothing to guess it by, or the secret that it is made of.
+        assert!(!answer.is_signed());
         client.nonce = answer.nonce();
         let answer = Answer {
             bytes: relay.exchange(client.tuple, &client.signed(ALLOCATE, &[UDP])).unwrap(),
