@@ -1,5 +1,6 @@
 //! What the machine has to give.
 
+use std::io;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 
@@ -27,9 +28,11 @@ pub(crate) fn allow_open_files(needed: u64) {
 }
 
 /// All addresses of this machine.
-pub(crate) fn own_addresses() -> Vec<IpAddr> {
-    let Ok(addresses) = getifaddrs() else { return Vec::new() };
-    let mut own: Vec<IpAddr> = addresses
+///
+/// # Errors
+/// If the kernel does not tell them.
+pub(crate) fn own_addresses() -> io::Result<Vec<IpAddr>> {
+    let mut own: Vec<IpAddr> = getifaddrs()?
         .filter_map(|address| {
             let storage = address.address?;
             let v4 = storage.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
@@ -38,7 +41,7 @@ pub(crate) fn own_addresses() -> Vec<IpAddr> {
         .collect();
     own.sort();
     own.dedup();
-    own
+    Ok(own)
 }
 
 /// The CPUs that we may use.

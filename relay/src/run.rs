@@ -1,6 +1,7 @@
 //! From the options to the end of the process.
 
 use std::future::pending;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
@@ -24,6 +25,9 @@ use crate::{credentials, machine};
 
 /// Files that are open beside sockets.
 const OTHER_FILES: usize = 256;
+
+/// How long an address may be this machine's before nothing is relayed to it any more.
+const OWN_ADDRESSES: Duration = Duration::from_secs(2);
 
 /// How often a relay that drains says so.
 const DRAIN_REPORT: Duration = Duration::from_secs(30);
@@ -96,7 +100,10 @@ impl Relay {
             .context("cannot make a channel between workers")?
             .into_iter()
             .unzip();
-        let config = server_config(options, credentials);
+        let mut config = server_config(options, credentials);
+        config.own_addresses = machine::own_addresses().context(
+            "cannot read this machine's addresses, to which nothing may be relayed (a sandbox has to allow AF_NETLINK)",
+        )?;
         let undrained = Arc::new(AtomicUsize::new(workers));
         let mut threads = Workers::new();
         for (index, ((listen, inbox), stats)) in
@@ -124,6 +131,7 @@ impl Relay {
             .context("cannot watch the sockets")?;
             threads.spawn(index, worker, mailboxes[index].clone())?;
         }
+        tokio::spawn(follow_own_addresses(config.own_addresses, mailboxes));
         if let Some(keeper) = keeper {
             keeper.spawn()?;
         }
@@ -232,6 +240,23 @@ impl Relay {
     }
 }
 
+/// Tells the workers when this machine has other addresses than the `known` ones.
+async fn follow_own_addresses(mut known: Vec<IpAddr>, workers: Vec<Mailbox>) {
+    loop {
+        tokio::time::sleep(OWN_ADDRESSES).await;
+        match machine::own_addresses() {
+            Ok(own) if own != known => {
+                tracing::debug!(?own, "this machine has other addresses");
+                let command = Command::OwnAddresses(own.as_slice().into());
+                workers.iter().for_each(|worker| worker.send(command.clone()));
+                known = own;
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "this machine's addresses are not known"),
+        }
+    }
+}
+
 /// Pending for ever without a portal.
 async fn next(
     portal: &mut Option<Portal>,
@@ -255,7 +280,6 @@ fn server_config(options: &Options, credentials: server::Credentials) -> server:
     let mut config = server::Config::new(credentials, [0; 32]);
     config.public_ip4 = addresses.public_ip4_addr;
     config.public_ip6 = addresses.public_ip6_addr;
-    config.own_addresses = machine::own_addresses();
     config.denied_peers = addresses.denied_peers.clone();
     config.allowed_peers = addresses.allowed_peers.clone();
     config.allocation_ports = addresses.lowest_port.get()..=addresses.highest_port.get();

@@ -104,6 +104,10 @@ impl Allocations {
         self.by_user.get(username).map(Vec::as_slice).unwrap_or_default()
     }
 
+    pub(crate) fn ids(&self) -> impl Iterator<Item = AllocationId> + '_ {
+        self.slots.iter().flatten().map(|allocation| allocation.id)
+    }
+
     pub(crate) fn insert(&mut self, new: NewAllocation, now: Instant) -> AllocationId {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
@@ -246,9 +250,21 @@ impl Allocations {
             return Vec::new();
         };
         allocation.families = allocation.families.without(families);
+        self.drop_peers(id, |ip| families.has(SocketAddr::new(ip, 0)))
+    }
+
+    /// Takes the channels and permissions of these peers from an allocation. Returns the channels.
+    pub(crate) fn drop_peers(
+        &mut self,
+        id: AllocationId,
+        is_dropped: impl Fn(IpAddr) -> bool,
+    ) -> Vec<ChannelBinding> {
+        let Some(allocation) = self.slots.get_mut(id.slot()).and_then(Option::as_deref_mut) else {
+            return Vec::new();
+        };
         let timers = &mut self.timers;
         let (client, port) = (allocation.client, allocation.port);
-        let gone = allocation.channels.extract_if(|_, channel| families.has(channel.peer));
+        let gone = allocation.channels.extract_if(|_, channel| is_dropped(channel.peer.ip()));
         let gone = gone.map(|(number, Channel { peer, expires_at })| {
             timers.set(Timer::Channel(id.slot, number), Some(expires_at), None);
             allocation.numbers.remove(&peer.into());
@@ -257,7 +273,7 @@ impl Allocations {
         let gone: Vec<_> = gone.collect();
         self.channels -= gone.len();
         allocation.permissions.retain(|ip, expires_at| {
-            let stays = !families.has(SocketAddr::new(*ip, 0));
+            let stays = !is_dropped(*ip);
             if !stays {
                 timers.set(Timer::Permission(id.slot, *ip), Some(*expires_at), None);
                 self.permissions -= 1;

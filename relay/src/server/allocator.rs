@@ -16,6 +16,7 @@ use super::open_ports::OpenPorts;
 use super::output::{
     AllocationId, ChannelBinding, Families, FiveTuple, Output, PortError, UsernameMoved,
 };
+use super::peers::PeerPolicy;
 use super::ports::Ports;
 use super::quota::Quota;
 use super::responder::{Responder, Trust};
@@ -256,6 +257,14 @@ impl Allocator {
         self.open_ports.remove(port, families);
         unbind(self.allocations.drop_families(id, families), out);
         out.push(Output::ClosePort { allocation: id, port, families });
+    }
+
+    /// Ends the channels and permissions of peers that are none any more.
+    pub(crate) fn end_forbidden(&mut self, policy: &PeerPolicy, out: &mut Responder) {
+        let ids: Vec<_> = self.allocations.ids().collect();
+        for id in ids {
+            unbind(self.allocations.drop_peers(id, |ip| !policy.allows(ip)), out);
+        }
     }
 }
 

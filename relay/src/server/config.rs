@@ -24,6 +24,7 @@ pub struct Config {
     pub public_ip6: Option<Ipv6Addr>,
     /// Further addresses of this machine: nothing is ever relayed to them. To the public ones, only ports that are
     /// allocations' can be reached.
+    /// [`Server::handle_own_addresses`](super::Server::handle_own_addresses) renews them.
     pub own_addresses: Vec<IpAddr>,
     /// Networks of which nothing is a peer, beyond those that never are (see [`Server`](super::Server)).
     pub denied_peers: Vec<IpNet>,

@@ -55,7 +55,7 @@ mod response;
 mod timers;
 mod wish;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use connlib_stun::{Attribute, ChannelData, Class, Kind, Message};
@@ -211,6 +211,13 @@ impl Server {
     /// Another worker has [`Output::UsernameMoved`].
     pub fn handle_username_moved(&mut self, moved: &UsernameMoved) {
         self.allocator.end_older(moved, None, &mut self.responder);
+    }
+
+    /// This machine has other addresses than it had: all that it has now. Those that came end as peers, with their
+    /// channels and permissions.
+    pub fn handle_own_addresses(&mut self, addresses: &[IpAddr]) {
+        self.policy.set_own(addresses);
+        self.allocator.end_forbidden(&self.policy, &mut self.responder);
     }
 
     /// Does what is due.

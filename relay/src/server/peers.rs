@@ -32,6 +32,11 @@ impl PeerPolicy {
         }
     }
 
+    /// These are this machine's addresses from now on.
+    pub(crate) fn set_own(&mut self, addresses: &[IpAddr]) {
+        self.own = addresses.to_vec();
+    }
+
     /// Whether a permission for this address can be had.
     pub(crate) fn allows(&self, ip: IpAddr) -> bool {
         let is_in = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&ip));

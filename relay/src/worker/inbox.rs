@@ -1,6 +1,7 @@
 //! What others tell a worker: rare, and never about a packet.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -15,6 +16,8 @@ const CAPACITY: usize = 1024;
 pub(crate) enum Command {
     /// Another worker has a newer allocation of a username.
     UsernameMoved(UsernameMoved),
+    /// This machine has other addresses than it had: these.
+    OwnAddresses(Arc<[IpAddr]>),
     /// No new allocations; end when there is none left.
     Drain,
     /// End now.

@@ -228,6 +228,7 @@ impl Worker {
         while let Some(command) = self.inbox.next() {
             match command {
                 Command::UsernameMoved(moved) => self.server.handle_username_moved(&moved),
+                Command::OwnAddresses(addresses) => self.server.handle_own_addresses(&addresses),
                 Command::Drain => {
                     self.draining = Draining::Begun;
                     self.server.drain();

@@ -2,6 +2,8 @@
 
 use std::net::UdpSocket;
 
+use connlib_e2e::wait;
+
 use super::support::{Network, RELAY, SOON, text};
 
 /// A service of the relay's machine, in the range of allocations.
@@ -43,4 +45,17 @@ fn behind_a_translated_address_as_well() {
     relay.wait_for("relaying", SOON).unwrap();
     knock(&network, "198.51.100.1");
     assert_untouched(&network, &service);
+}
+
+#[test]
+fn an_address_that_comes_later_is_the_machine_s_too() {
+    let network = Network::new();
+    let mut relay = network.start(&[]);
+    network.relay.ip("address add 172.17.0.1/32 dev lo").unwrap();
+    let service = service(&network, "172.17.0.1");
+    relay.wait_for("this machine has other addresses", SOON).unwrap();
+    knock(&network, "172.17.0.1");
+    let is_refused = || network.get("/metrics").contains("code=\"403\"").then_some(());
+    wait::until("the peer to be refused", SOON, is_refused).unwrap();
+    service.recv(&mut [0; 100]).unwrap_err();
 }

@@ -1,5 +1,7 @@
 //! Who can be a peer, and by which number (RFC 8656 §9 to §12).
 
+use std::time::Duration;
+
 use connlib_relay::server::{Config, Drop};
 
 use crate::support::*;
@@ -137,6 +139,40 @@ fn on_the_relays_addresses_only_ports_that_are_open_are_reached() {
     assert_eq!(peer.ask(&mut second, REFRESH, &[end]).code(), None);
     assert_eq!(reaches(), [false; 4]);
     assert_eq!(relay.server.counters().dropped(Drop::ForbiddenPeer), 10);
+}
+
+/// A container's bridge, a tunnel, a lease: they come while the relay runs.
+#[test]
+fn an_address_that_becomes_this_machines_is_no_peer_any_more() {
+    let mut relay = Relay::new(config());
+    let mut client = Client::stamped("198.51.100.7:5000", "a");
+    let allocation = client.allocate(&mut relay);
+    let reaches = |relay: &mut Relay, client: &Client, channel, peer: &str| {
+        let by_channel = relay.forward(client, &channel_data(channel, b"x")).is_some();
+        let by_indication = relay.forward(client, &client.send_indication(peer, b"x")).is_some();
+        [by_channel, by_indication, relay.receive(allocation, peer, b"x").is_some()]
+    };
+    let (bridge, other) = ("172.17.0.1:53", "172.17.0.2:53");
+    for (channel, peer) in [(0x4000, bridge), (0x4001, other)] {
+        assert_eq!(client.bind(&mut relay, channel, peer), None);
+        assert_eq!(reaches(&mut relay, &client, channel, peer), [true; 3]);
+    }
+
+    relay.server.handle_own_addresses(&[address(bridge).ip()]);
+    relay.run();
+    assert_eq!(reaches(&mut relay, &client, 0x4000, bridge), [false; 3]);
+    assert_eq!(client.bind(&mut relay, 0x4000, bridge), Some(403));
+    assert_eq!(client.permit(&mut relay, &[bridge]), Some(403));
+    assert_eq!(reaches(&mut relay, &client, 0x4001, other), [true; 3]);
+    assert_eq!(relay.channels.iter().map(|it| it.peer).collect::<Vec<_>>(), [address(other)]);
+    assert_eq!(relay.server.channels(), 1);
+
+    relay.server.handle_own_addresses(&[]);
+    assert_eq!(client.bind(&mut relay, 0x4000, bridge), None);
+    assert_eq!(reaches(&mut relay, &client, 0x4000, bridge), [true; 3]);
+    // Nothing is left to end that has ended.
+    relay.pass(Duration::from_secs(3600));
+    assert_eq!((relay.server.allocations(), relay.server.channels()), (0, 0));
 }
 
 #[test]
