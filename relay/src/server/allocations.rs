@@ -36,6 +36,7 @@ pub(crate) struct Allocations {
 /// What an allocation begins with.
 pub(crate) struct NewAllocation {
     pub(crate) client: FiveTuple,
+    pub(crate) username: Arc<str>,
     pub(crate) place: Place,
     pub(crate) port: u16,
     pub(crate) families: Families,
@@ -115,8 +116,7 @@ impl Allocations {
         });
         self.generation = self.generation.wrapping_add(1);
         let id = AllocationId { slot, generation: self.generation };
-        let NewAllocation { client, place, port, families, state, grant } = new;
-        let username = Arc::clone(place.username());
+        let NewAllocation { client, username, place, port, families, state, grant } = new;
         self.by_client.insert(ClientKey::from(&client), id);
         self.by_user.entry(Arc::clone(&username)).or_default().push(id);
         let expires_at = now + grant.lifetime;

@@ -1,6 +1,7 @@
 //! How allocations come and go.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
 use connlib_stun::{Attribute, FAMILY_IP4, FAMILY_IP6};
@@ -88,8 +89,9 @@ impl Allocator {
         if self.is_draining {
             return Err(508);
         }
-        let &Identity { username, per_user, .. } = identity;
-        let place = self.quota.take(username, per_user, client.remote.ip(), &self.limits)?;
+        let &Identity { username, owner, per_user, .. } = identity;
+        let place = self.quota.take(owner, per_user, client.remote.ip(), &self.limits)?;
+        let username = if owner == username { Arc::clone(place.owner()) } else { username.into() };
         let Wish { families, missing, lifetime, must_be_even } = wish;
         let port = self.ports.take(must_be_even, &mut self.rng).ok_or(508_u16)?;
         let state = State::Opening {
@@ -100,7 +102,7 @@ impl Allocator {
             attempts: 1,
         };
         let grant = Grant { transaction: header.transaction, lifetime, missing };
-        let new = NewAllocation { client, place, port, families, state, grant };
+        let new = NewAllocation { client, username, place, port, families, state, grant };
         let allocation = self.allocations.insert(new, now);
         Ok(Output::OpenPort { allocation, port, families })
     }

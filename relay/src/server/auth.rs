@@ -29,6 +29,8 @@ pub(crate) struct Authenticator {
 /// The sender of a request: it knows the password and receives at the address it sends from.
 pub(crate) struct Identity<'a> {
     pub(crate) username: &'a str,
+    /// Whom the limits per user count it as.
+    pub(crate) owner: &'a str,
     pub(crate) signature: Signature,
     pub(crate) per_user: PerUser,
 }
@@ -106,7 +108,10 @@ impl Authenticator {
         if !self.nonces.is_valid(nonce, client, now.instant) {
             return Err(challenge(438));
         }
-        Ok(Identity { username, signature, per_user })
+        // Where each name is one process's, the portal makes a new salt with each stamp.
+        let is_renewed = expires_at.is_some() && per_user == PerUser::Limited;
+        let owner = if is_renewed { without_stamp(username) } else { username };
+        Ok(Identity { username, owner, signature, per_user })
     }
 
     fn credentials(&self, username: &str) -> impl Iterator<Item = Credential> {
@@ -138,4 +143,11 @@ impl Authenticator {
             stamped.chain(rest)
         })
     }
+}
+
+/// What stays of `expiry:name` when a service renews it. With the colon, which no user's name in a file begins with.
+fn without_stamp(username: &str) -> &str {
+    let name = username.find(':').map(|colon| &username[colon..]);
+    // Without a name, nobody knows who is who.
+    name.filter(|name| *name != ":").unwrap_or(username)
 }

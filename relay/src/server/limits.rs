@@ -6,7 +6,8 @@
 pub struct Limits {
     /// Allocations at a time; beyond, 508 is answered.
     pub allocations: usize,
-    /// Allocations of one user at a time, where a username may have several; beyond, 486 is answered.
+    /// Allocations of one user at a time, where a username may have several; beyond, 486 is answered. Names `expiry:salt`
+    /// that differ in the expiry alone are one user's.
     pub allocations_per_user: usize,
     /// Allocations from one source at a time: an IPv4 address or an IPv6 /64; beyond, 486 is answered.
     pub allocations_per_source: usize,

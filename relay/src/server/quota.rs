@@ -27,7 +27,7 @@ struct Taken {
 /// An allocation's place. It is free again when this is dropped.
 pub(crate) struct Place {
     quota: Quota,
-    username: Arc<str>,
+    owner: Arc<str>,
     source: u128,
 }
 
@@ -35,7 +35,7 @@ impl Quota {
     /// A place for an allocation, or the code of the error if there is none left.
     pub(crate) fn take(
         &self,
-        username: &str,
+        owner: &str,
         per_user: PerUser,
         from: IpAddr,
         limits: &Limits,
@@ -49,19 +49,19 @@ impl Quota {
         if taken.all >= limits.allocations {
             return Err(508);
         }
-        let known = taken.by_user.get_key_value(username);
-        let (username, of_user) = match known {
-            Some((username, count)) => (Arc::clone(username), *count),
-            None => (Arc::from(username), 0),
+        let known = taken.by_user.get_key_value(owner);
+        let (owner, of_user) = match known {
+            Some((owner, count)) => (Arc::clone(owner), *count),
+            None => (Arc::from(owner), 0),
         };
         let of_source = taken.by_source.get(&source).copied().unwrap_or_default();
         if of_user >= limit_of_user || of_source >= limits.allocations_per_source {
             return Err(486);
         }
         taken.all += 1;
-        taken.by_user.insert(Arc::clone(&username), of_user + 1);
+        taken.by_user.insert(Arc::clone(&owner), of_user + 1);
         taken.by_source.insert(source, of_source + 1);
-        Ok(Place { quota: self.clone(), username, source })
+        Ok(Place { quota: self.clone(), owner, source })
     }
 }
 
@@ -73,8 +73,8 @@ impl fmt::Debug for Quota {
 
 impl Place {
     /// Whose it is.
-    pub(crate) fn username(&self) -> &Arc<str> {
-        &self.username
+    pub(crate) fn owner(&self) -> &Arc<str> {
+        &self.owner
     }
 }
 
@@ -82,7 +82,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.quota.0.lock().unwrap_or_else(PoisonError::into_inner);
         taken.all -= 1;
-        give_back(&mut taken.by_user, &self.username);
+        give_back(&mut taken.by_user, &self.owner);
         give_back(&mut taken.by_source, &self.source);
     }
 }

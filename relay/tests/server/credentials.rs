@@ -174,6 +174,28 @@ fn a_user_may_have_several_allocations_but_not_any_number() {
     assert!(relay.moved.is_empty());
 }
 
+/// A service that makes a new name at each visit doesn't make another user of whoever visits it.
+#[test]
+fn a_new_stamp_is_no_new_user() {
+    let mut config = config();
+    config.limits.allocations_per_user = 2;
+    config.credentials.per_stamped_user = PerUser::Limited;
+    let mut relay = Relay::new(config);
+    let client = |n: u16, salt| {
+        Client::stamped_until(&format!("198.51.100.7:{n}"), UNIX_SECONDS + u64::from(n), salt)
+    };
+    client(1, "bob").allocate(&mut relay);
+    client(2, "bob").allocate(&mut relay);
+    assert_eq!(client(3, "bob").ask(&mut relay, ALLOCATE, &[UDP]).code(), Some(486));
+    client(4, "carol").allocate(&mut relay);
+    assert_eq!(client(2, "bob").ask(&mut relay, REFRESH, &[(LIFETIME, &[0; 4])]).code(), None);
+    client(3, "bob").allocate(&mut relay);
+    // Nobody knows who is behind a stamp alone.
+    for n in 10..15 {
+        client(n, "").allocate(&mut relay);
+    }
+}
+
 #[test]
 fn only_its_user_may_use_an_allocation() {
     let mut relay = Relay::new(config());

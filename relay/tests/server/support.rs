@@ -220,7 +220,10 @@ pub(crate) struct Client {
 impl Client {
     /// A client with a username of the portal's form.
     pub(crate) fn stamped(remote: &str, salt: &str) -> Self {
-        let expiry = UNIX_SECONDS + 24 * 60 * 60;
+        Self::stamped_until(remote, UNIX_SECONDS + 24 * 60 * 60, salt)
+    }
+
+    pub(crate) fn stamped_until(remote: &str, expiry: u64, salt: &str) -> Self {
         let digest = Sha256::digest(format!("{expiry}:{SECRET}:{salt}"));
         Self::new(remote, &format!("{expiry}:{salt}"), &BASE64_NOPAD.encode(&digest))
     }
