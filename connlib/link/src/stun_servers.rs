@@ -154,10 +154,11 @@ impl StunServers {
         Some(Reached { local, mapped, round_trip: server.round_trip? })
     }
 
-    /// Whether a server has been asked several times in a row without an answer.
-    pub(crate) fn is_unanswering(&self, address: SocketAddr) -> bool {
-        let mut servers = self.servers.iter();
-        servers.any(|server| server.address == address && server.backoff >= UNANSWERING)
+    /// Since when a server has not answered, though it was asked several times.
+    pub(crate) fn unanswering_since(&self, address: SocketAddr) -> Option<Instant> {
+        let server = self.servers.iter().find(|server| server.address == address)?;
+        let request = server.request.as_ref().filter(|_| server.backoff >= UNANSWERING)?;
+        Some(request.sent)
     }
 
     /// Whether a server that is none of these has answered since.

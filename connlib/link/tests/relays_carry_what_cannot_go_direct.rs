@@ -320,6 +320,18 @@ fn a_new_address_moves_allocations_too() {
 }
 
 #[test]
+fn a_relay_that_answers_all_but_binding_requests_is_asked_now_and_then() {
+    let mut pair = pair(1);
+    pair.connect();
+    // A Binding request without attributes: what servers are asked for addresses by.
+    pair.lose = |payload| payload.starts_with(&[0, 1, 0, 0]);
+    pair.sent = 0;
+    pair.run(Duration::from_secs(120));
+    assert!(pair.sent < 400, "{}", pair.sent);
+    assert_never_failed(&pair);
+}
+
+#[test]
 fn without_any_relay_that_works_links_form_and_the_portal_is_asked_now_and_then() {
     let mut pair = Pair::new();
     pair.relays = vec![RelayHost::new(1, pair.now), RelayHost::new(2, pair.now)];

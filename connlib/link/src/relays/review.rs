@@ -43,11 +43,12 @@ impl Relays {
     }
 
     /// What does not answer Binding requests does not relay either, it may be: whoever sends nothing by it would not find
-    /// out otherwise, and could be reached by nobody.
+    /// out otherwise, and could be reached by nobody. Once it has answered for the allocation, it is not asked any more.
     fn ask_unanswering(&mut self, servers: &StunServers, now: Instant) {
         for Held { allocation, .. } in &mut self.allocations {
             let Carrier { server, is_stream, .. } = allocation.carrier();
-            if !is_stream && servers.is_unanswering(server) {
+            let silent_since = servers.unanswering_since(server).filter(|_| !is_stream);
+            if silent_since.is_some_and(|since| !allocation.has_answered_since(since)) {
                 allocation.probe(now, &mut self.outbox);
             }
         }
