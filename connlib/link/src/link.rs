@@ -254,11 +254,18 @@ impl Link {
     /// Lets a path without a relay of ours prove itself once more, if nothing is heard on it, or take others: there is
     /// reason to think that datagrams don't get through any more.
     pub(crate) fn doubt_direct(&mut self, now: Instant, out: &mut VecDeque<Output>) {
+        let is_silent = now >= self.last_heard() + DOUBTFUL;
+        if is_silent && self.direct_tries.may_doubt(now) {
+            self.check_direct_path(now, out);
+        }
+    }
+
+    /// The same, whatever was heard: this machine has other addresses, and the one in use may now be in another network
+    /// that only happens to have it as well.
+    pub(crate) fn check_direct_path(&mut self, now: Instant, out: &mut VecDeque<Output>) {
         let local = self.connected_path().and_then(|path| path.local);
         let is_direct = local.is_some_and(|local| !self.ice.is_from_relay(local));
-        let is_silent = now >= self.last_heard() + DOUBTFUL;
-        let is_ours = self.config.role == Role::Controlling && self.direct_tries.may_doubt(now);
-        if is_ours && is_direct && is_silent {
+        if self.config.role == Role::Controlling && is_direct {
             self.ice.check_all_again();
             self.direct_tries.doubt(now);
             self.wake(now);

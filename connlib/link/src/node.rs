@@ -151,6 +151,7 @@ impl Node {
         self.relays.set_hosts(hosts, now);
         self.review_relays(now);
         self.update_candidates(now);
+        self.with_each(|link, out| link.check_direct_path(now, out));
     }
 
     /// Replaces the servers that are asked for our server-reflexive addresses, and that relay for us if they do that.

@@ -320,6 +320,35 @@ fn a_new_address_moves_allocations_too() {
 }
 
 #[test]
+fn another_network_that_gives_us_the_same_address_is_noticed_at_once() {
+    let mut pair = pair(2);
+    let same = addr("192.0.2.1:52625");
+    pair.client.addresses = vec![same, addr("[2001:db8::1]:52625")];
+    pair.client.node.set_local_addresses(&pair.client.addresses, pair.now);
+    pair.connect();
+    Traffic::run(&mut pair, Duration::from_secs(5)).assert_all_arrived(&pair);
+    assert!(!is_relayed(pair.client.node.path(GATEWAY).unwrap()));
+    pair.blocked = no_direct;
+    pair.client.addresses = vec![same];
+    pair.client.node.set_local_addresses(&[same], pair.now);
+    let traffic = Traffic::run(&mut pair, Duration::from_secs(20));
+    assert!(traffic.longest_stall < Duration::from_secs(1), "{:?}", traffic.longest_stall);
+    assert_never_failed(&pair);
+}
+
+#[test]
+fn an_address_more_costs_nothing() {
+    let mut pair = pair(2);
+    pair.connect();
+    Traffic::run(&mut pair, Duration::from_secs(5)).assert_all_arrived(&pair);
+    let path = pair.client.node.path(GATEWAY);
+    pair.client.addresses.push(addr("[2001:db8::1]:52625"));
+    pair.client.node.set_local_addresses(&pair.client.addresses, pair.now);
+    Traffic::run(&mut pair, Duration::from_secs(5)).assert_all_arrived(&pair);
+    assert_eq!(pair.client.node.path(GATEWAY), path);
+}
+
+#[test]
 fn a_relay_that_answers_all_but_binding_requests_is_asked_now_and_then() {
     let mut pair = pair(1);
     pair.connect();
