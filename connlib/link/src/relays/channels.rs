@@ -20,6 +20,9 @@ const REFRESH: Duration = Duration::from_secs(300);
 /// How often it is looked at whether a channel that was not used has been used after all.
 const REVIEW: Duration = Duration::from_secs(60);
 
+/// Channels that are due within this time are so together: one wake-up does for all that a search for paths has bound.
+const TURN: Duration = Duration::from_secs(10);
+
 /// After that its number is for no other peer for so long: 5 minutes after it has expired at the relay (RFC 8656 §12), and
 /// some more, as the clocks of both ends began at different times.
 const COOL_DOWN: Duration = Duration::from_secs(340);
@@ -35,6 +38,8 @@ pub(super) struct Channels {
     by_peer: HashMap<SocketAddr, usize>,
     free: VecDeque<usize>,
     deadlines: Deadlines,
+    /// When the first channel was bound: turns are counted from then on.
+    began: Option<Instant>,
     /// Most packets go where the one before went.
     last: Option<(SocketAddr, usize)>,
 }
@@ -110,10 +115,13 @@ impl Channels {
     /// The relay has bound the channel.
     pub(super) fn bound(&mut self, number: u16, now: Instant) {
         let slot = usize::from(number.saturating_sub(FIRST));
+        let began = *self.began.get_or_insert(now);
+        let turns = |at: Instant| (at - began).as_nanos().div_ceil(TURN.as_nanos());
+        let turn = |at| began + TURN * turns(at) as u32;
         if let Some(channel) = self.channels.get_mut(slot) {
-            channel.state = State::Bound { until: now + LIFETIME };
+            channel.state = State::Bound { until: turn(now + LIFETIME) };
             channel.used = false;
-            self.deadlines.set(slot, Some(now + REFRESH));
+            self.deadlines.set(slot, Some(turn(now + REFRESH)));
         }
     }
 
@@ -262,6 +270,29 @@ mod tests {
             }
             assert!(bound_at.is_some_and(|at| at >= used_at), "{used_at}: {bound_at:?}");
         }
+    }
+
+    #[test]
+    fn channels_that_were_bound_one_after_the_other_are_bound_again_together() {
+        let start = Instant::now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let mut channels = Channels::default();
+        for number in 0..20 {
+            channels.outbound(peer(number));
+            channels.bound(FIRST + number, at(u64::from(number) * 100));
+            channels.inbound(FIRST + number);
+        }
+        let mut wakes = Vec::new();
+        while let Some(next) = channels.next_timeout().filter(|next| *next < at(600_000)) {
+            let due: Vec<_> = std::iter::from_fn(|| channels.due(next)).collect();
+            wakes.push((next - start, due.len()));
+            for number in due {
+                channels.bound(number, next);
+                channels.inbound(number);
+            }
+        }
+        let seconds = Duration::from_secs;
+        assert_eq!(wakes, [(seconds(300), 1), (seconds(310), 19)]);
     }
 
     #[test]
