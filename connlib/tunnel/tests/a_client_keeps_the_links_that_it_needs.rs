@@ -87,10 +87,15 @@ impl Client {
         let len = build::udp(&mut bytes, source, destination.parse().unwrap(), b"hello").unwrap();
         let packet = TunPacket::parse(&mut bytes[..len], Default::default()).unwrap();
         self.tunnel.handle_tun(packet, &mut SendQueue::new(0), self.now);
-        self.events().into_iter().find_map(|event| match event {
+        self.asked().first().copied()
+    }
+
+    fn asked(&mut self) -> Vec<ResourceId> {
+        let asked = |event| match event {
             ClientEvent::RequestAuthorization { resource, .. } => Some(resource),
             _ => None,
-        })
+        };
+        self.events().into_iter().filter_map(asked).collect()
     }
 
     fn left(&mut self) -> Vec<GatewayId> {
@@ -167,4 +172,25 @@ fn access_that_the_portal_takes_back_ends_and_what_it_cannot_give_now_does_not()
     assert_eq!(client.asks_for("10.1.0.1:7"), None);
     client.now += Duration::from_secs(1);
     assert_eq!(client.asks_for("10.1.0.1:7"), Some(OFFICE));
+}
+
+#[test]
+fn a_silent_gateway_that_the_portal_does_not_have_back_yet_is_asked_about_again() {
+    let mut client = Client::new();
+    client.grant(OFFICE, ONE, 1);
+    client.events();
+    client.now += Duration::from_secs(4);
+    client.tunnel.handle_portal_connected(client.now);
+    assert_eq!(client.asked(), [OFFICE]);
+    client.tunnel.handle_authorization_failed(OFFICE, FailureReason::Offline, client.now);
+    assert_eq!(client.events(), [], "the access is kept");
+    client.now += Duration::from_millis(500);
+    client.tunnel.handle_timeout(client.now);
+    assert_eq!(client.asked(), [OFFICE]);
+    // It has restarted meanwhile.
+    client.grant(OFFICE, ONE, 2);
+    client.events();
+    client.now += Duration::from_secs(4);
+    client.tunnel.handle_timeout(client.now);
+    assert_eq!(client.asked(), []);
 }

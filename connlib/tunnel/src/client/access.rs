@@ -10,7 +10,7 @@ use super::event::{ClientEvent, FailureReason};
 use super::gateways::Gateway;
 use super::routing::refusal;
 use super::tunnel::ClientTunnel;
-use crate::ids::ResourceId;
+use crate::ids::{GatewayId, ResourceId};
 use crate::keys::LinkKeys;
 
 /// A gateway that was not heard for so long may be another one by now.
@@ -36,13 +36,16 @@ impl ClientTunnel {
     /// its new key; for any other it changes nothing.
     fn ask_about_silent_gateways(&mut self, now: Instant) {
         for gateway in self.gateways.ids() {
-            let last_heard = self.node.last_heard(gateway.into());
-            let is_silent = last_heard.is_some_and(|at| now >= at + SILENT_AFTER);
             let resource = self.authorizations.through(gateway).next();
-            if let Some(resource) = resource.filter(|_| is_silent) {
+            if let Some(resource) = resource.filter(|_| self.is_silent(gateway, now)) {
                 self.ask_portal(resource);
             }
         }
+    }
+
+    pub(super) fn is_silent(&self, gateway: GatewayId, now: Instant) -> bool {
+        let last_heard = self.node.last_heard(gateway.into());
+        last_heard.is_some_and(|at| now >= at + SILENT_AFTER)
     }
 
     /// There is access to a resource through this gateway. Also takes an answer that was not asked for: a gateway that
@@ -112,8 +115,12 @@ impl ClientTunnel {
         }
         let gateway = self.authorizations.gateway(resource);
         let waiting = self.authorizations.refuse(resource, reason, now);
+        if gateway.is_some() && self.authorizations.gateway(resource) == gateway {
+            // What is there goes on.
+            return;
+        }
         self.give_up(resource, reason, &waiting, now);
-        if let Some(gateway) = gateway.filter(|_| self.authorizations.gateway(resource).is_none()) {
+        if let Some(gateway) = gateway {
             self.announcements.forget(|key| key.resource == resource);
             self.forget_flows();
             self.leave_if_unused(gateway, now);

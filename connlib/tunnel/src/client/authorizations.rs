@@ -31,6 +31,10 @@ const MAX_HOLD_OFF_AWAY: Duration = Duration::from_secs(2);
 /// A gateway that is away may have lost the portal for a moment only: it is asked for once more after so long.
 const AWAY_FOR_A_MOMENT: Duration = Duration::from_millis(500);
 
+/// While the portal says that the gateway of access that we have is away, it is asked again so often: no link lives on for
+/// longer without its gateway.
+const MAX_CONFIRMATIONS: u32 = 8;
+
 /// Access that a gateway denies sooner than this after it was granted, or asked about, is not asked about.
 const DOUBT_PAUSE: Duration = Duration::from_secs(5);
 /// Until the portal has confirmed it, it is asked about again after so long.
@@ -50,17 +54,25 @@ pub(super) struct Authorizations {
 #[derive(Debug)]
 enum State {
     Pending(Pending),
-    /// `in_doubt`: the gateway has said no to something since the portal was asked last.
+    /// `in_doubt`: the gateway has said no to something since the portal was asked last. `away`: so says the portal.
     Granted {
         gateway: GatewayId,
         since: Instant,
         in_doubt: bool,
+        away: Away,
     },
     Refused {
         reason: FailureReason,
         at: Instant,
         hold_off: Duration,
     },
+}
+
+/// How often the portal has said that the gateway of access that we have is away, and when to ask again.
+#[derive(Debug, Default)]
+struct Away {
+    times: u32,
+    ask_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -98,6 +110,8 @@ pub(super) enum Access {
 pub(super) enum Due {
     /// Ask the portal (once more).
     Ask(ResourceId),
+    /// Ask the portal once more about access that we have, unless its gateway is there after all.
+    Confirm(ResourceId, GatewayId),
     /// It does not answer.
     GaveUp(ResourceId, Waiting),
     /// Nothing is known of this resource any more.
@@ -197,7 +211,8 @@ impl Authorizations {
         gateway: GatewayId,
         now: Instant,
     ) -> Waiting {
-        let granted = State::Granted { gateway, since: now, in_doubt: false };
+        let granted =
+            State::Granted { gateway, since: now, in_doubt: false, away: Away::default() };
         let previous = self.by_resource.insert(resource, granted);
         self.settle();
         match previous {
@@ -210,7 +225,7 @@ impl Authorizations {
     /// than every few seconds; packets go on meanwhile.
     pub(super) fn doubt(&mut self, resource: ResourceId, gateway: GatewayId, now: Instant) -> bool {
         match self.by_resource.get_mut(&resource) {
-            Some(State::Granted { gateway: other, since, in_doubt }) if *other == gateway => {
+            Some(State::Granted { gateway: other, since, in_doubt, .. }) if *other == gateway => {
                 let pause = if *in_doubt { DOUBT_RETRY } else { DOUBT_PAUSE };
                 let is_due = now >= *since + pause;
                 if is_due {
@@ -244,7 +259,7 @@ impl Authorizations {
     }
 
     /// There is none. Returns what waited for it. Access that was there stays if the portal only doesn't know how to
-    /// give it at present.
+    /// give it at present; as the gateway may be back with another key, it is asked about again soon.
     pub(super) fn refuse(
         &mut self,
         resource: ResourceId,
@@ -255,6 +270,11 @@ impl Authorizations {
         let (waiting, hold_off) = match state {
             State::Pending(pending) => (std::mem::take(&mut pending.waiting), pending.hold_off),
             State::Granted { .. } if is_final(reason) => (Waiting::default(), FIRST_HOLD_OFF),
+            State::Granted { away, .. } if reason == FailureReason::Offline => {
+                away.note(now);
+                self.settle();
+                return Waiting::default();
+            }
             State::Granted { .. } | State::Refused { .. } => return Waiting::default(),
         };
         *state = State::Refused { reason, at: now, hold_off };
@@ -277,6 +297,7 @@ impl Authorizations {
         self.by_resource.retain(
             |_, state| !matches!(state, State::Granted { gateway: other, .. } if *other == gateway),
         );
+        self.settle();
     }
 
     /// The resources that a gateway gives access to.
@@ -297,7 +318,7 @@ impl Authorizations {
                     pending.hold_off = FIRST_HOLD_OFF;
                 }
                 State::Refused { hold_off, .. } => *hold_off = Duration::ZERO,
-                State::Granted { .. } => {}
+                State::Granted { away, .. } => *away = Away::default(),
             }
         }
         self.settle();
@@ -323,6 +344,12 @@ impl Authorizations {
             .iter_mut()
             .find(|(_, state)| state.deadline().is_some_and(|at| at <= now))?;
         let resource = *resource;
+        if let State::Granted { gateway, away, .. } = state {
+            let gateway = *gateway;
+            away.ask_at = None;
+            self.settle();
+            return Some(Due::Confirm(resource, gateway));
+        }
         if let State::Pending(pending) = state
             && pending.attempts < MAX_ATTEMPTS
         {
@@ -345,8 +372,16 @@ impl State {
         match self {
             Self::Pending(pending) => Some(pending.retry_at),
             Self::Refused { at, .. } => Some(*at + REFUSAL_LIFETIME),
-            Self::Granted { .. } => None,
+            Self::Granted { away, .. } => away.ask_at,
         }
+    }
+}
+
+impl Away {
+    fn note(&mut self, now: Instant) {
+        let pause = (AWAY_FOR_A_MOMENT * (1 << self.times)).min(MAX_HOLD_OFF_AWAY);
+        self.ask_at = (self.times < MAX_CONFIRMATIONS).then(|| now + pause);
+        self.times = (self.times + 1).min(MAX_CONFIRMATIONS);
     }
 }
 
@@ -467,6 +502,32 @@ mod tests {
         authorizations.refuse(RESOURCE, FailureReason::Forbidden, later);
         let refused = Access::Refused(FailureReason::Forbidden);
         assert_eq!(authorizations.access(RESOURCE, later), refused);
+    }
+
+    #[test]
+    fn a_gateway_that_we_have_access_by_and_that_is_away_is_asked_for_until_it_is_hopeless() {
+        let start = Instant::now();
+        let mut authorizations = Authorizations::default();
+        authorizations.access(RESOURCE, start);
+        authorizations.grant(RESOURCE, GATEWAY, start);
+        authorizations.refuse(RESOURCE, FailureReason::Offline, start);
+        let mut asked_at = Vec::new();
+        while let Some(now) = authorizations.next_timeout() {
+            let due = authorizations.pop_due(now);
+            assert!(matches!(due, Some(Due::Confirm(RESOURCE, GATEWAY))), "{due:?}");
+            assert!(authorizations.pop_due(now).is_none());
+            asked_at.push((now - start).as_millis());
+            authorizations.refuse(RESOURCE, FailureReason::Offline, now);
+            assert_eq!(authorizations.access(RESOURCE, now), Access::Granted(GATEWAY));
+        }
+        assert_eq!(asked_at, [500, 1500, 3500, 5500, 7500, 9500, 11_500, 13_500]);
+
+        let later = start + Duration::from_secs(60);
+        authorizations.grant(RESOURCE, GATEWAY, later);
+        authorizations.refuse(RESOURCE, FailureReason::Offline, later);
+        assert_eq!(authorizations.next_timeout(), Some(later + AWAY_FOR_A_MOMENT));
+        authorizations.grant(RESOURCE, GATEWAY, later);
+        assert_eq!(authorizations.next_timeout(), None);
     }
 
     #[test]

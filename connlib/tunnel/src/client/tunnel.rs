@@ -241,6 +241,11 @@ impl ClientTunnel {
         while let Some(due) = self.authorizations.pop_due(now) {
             match due {
                 authorizations::Due::Ask(resource) => self.ask_portal(resource),
+                authorizations::Due::Confirm(resource, gateway) => {
+                    if self.is_silent(gateway, now) {
+                        self.ask_portal(resource);
+                    }
+                }
                 authorizations::Due::GaveUp(resource, waiting) => {
                     self.give_up(resource, FailureReason::Timeout, &waiting, now);
                 }
