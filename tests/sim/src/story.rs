@@ -59,6 +59,8 @@ struct Story {
     flows: Vec<FlowId>,
     /// Everything that was broken is mended after so long.
     mended_after: Duration,
+    /// Hosts that send without being asked have stopped after so long.
+    pushes_for: Duration,
     conditions: Conditions,
 }
 
@@ -101,6 +103,7 @@ impl Story {
             relays,
             flows: Vec::new(),
             mended_after: Duration::ZERO,
+            pushes_for: Duration::ZERO,
             conditions,
         };
         story.build();
@@ -233,6 +236,7 @@ impl Story {
     fn run(&mut self, duration: Duration) {
         self.world.run(duration);
         self.mended_after = self.mended_after.saturating_sub(duration);
+        self.pushes_for = self.pushes_for.saturating_sub(duration);
     }
 
     fn idle(&mut self, duration: Duration) {
@@ -307,6 +311,7 @@ impl Story {
                 if self.gateways == self.sites {
                     let period = self.random.duration(SECOND / 10, 20 * SECOND);
                     self.world.start_push(self.flows[flow], period, 3 * long);
+                    self.pushes_for = self.pushes_for.max(3 * long);
                 }
             }
             // The last where there are no relays.
@@ -342,7 +347,7 @@ impl Story {
         self.run(20 * SECOND);
         let flows = self.flows.clone();
         flows.iter().for_each(|flow| self.world.pause(*flow));
-        self.run(60 * SECOND);
+        self.run(self.pushes_for + 60 * SECOND);
         let nodes =
             (0..self.clients).map(Node::Client).chain((0..self.gateways).map(Node::Gateway));
         let nodes: Vec<Node> = nodes.collect();
