@@ -70,6 +70,7 @@ pub(crate) struct Portal {
     present: BTreeMap<Node, PublicKey>,
     live: BTreeMap<Key, Live>,
     pending: BTreeMap<Key, Pending>,
+    granted_at: BTreeMap<Key, Instant>,
     last_reference: u64,
     outbox: Vec<(Node, FromPortal)>,
 }
@@ -102,6 +103,11 @@ impl Portal {
     /// Whether a peer is connected.
     pub(crate) fn is_present(&self, node: Node) -> bool {
         self.present.contains_key(&node)
+    }
+
+    /// When a client was last told that it has access.
+    pub(crate) fn granted_at(&self, client: usize, resource: ResourceId) -> Option<Instant> {
+        self.granted_at.get(&(client, resource)).copied()
     }
 
     /// A peer has connected, under this key.
@@ -381,6 +387,7 @@ impl Portal {
             let keys = link_keys(live.client_key, live.gateway_key);
             let gateway = Gateway { id, public_key, ipv4, ipv6, site: *site };
             self.tell_client(client, ToClient::Created { resource, gateway, keys });
+            self.granted_at.insert(key, now);
         }
         if let Some(before) = self.live.insert(key, live).filter(|live| live.gateway != gateway) {
             self.reject(before.gateway, key);

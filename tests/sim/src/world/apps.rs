@@ -8,7 +8,7 @@ use connlib_packet::{Headers, Offload, Transport, TunPacket};
 use connlib_tunnel::{ResourceId, Service};
 
 use super::faults::LOSSES;
-use super::{Happening, SITE_LATENCY, World, bounds};
+use super::{Happening, PORTAL_LATENCY, SITE_LATENCY, World, bounds};
 use crate::app::{self, FlowId, Step};
 use crate::internet::Node;
 use crate::model::{Expected, ProbeId};
@@ -20,6 +20,9 @@ const LOOK_UP_PORTS: std::ops::Range<u16> = 30_000..31_000;
 
 /// How long a look-up may take: that of a name that no resource covers goes to a resolver.
 const LOOK_UP: Duration = Duration::from_millis(100);
+
+/// A client does not believe that access is over that it has had for less than this.
+pub(super) const DISBELIEF: Duration = Duration::from_secs(2);
 
 impl World {
     /// An application does what comes next, and again after a while.
@@ -81,14 +84,9 @@ impl World {
         let source = SocketAddr::new(self.own_address(client, to), port);
         let packet = app::packet(probe, source, to, service, flags, size);
         let (expected, resource) = self.expect(id, service);
-        let wire = self.wires.get(&Node::Client(client));
-        let is_told =
-            wire.is_some_and(|wire| wire.is_connected) && !self.to_be_told.contains(&client);
-        if let Some(resource) = resource.filter(|id| is_told && self.unaware.remove(&(client, *id)))
-        {
-            // It learns from this packet that it has to ask again.
-            self.learning.push((now, client, resource));
-            self.authorization_is_over(client);
+        let is_unaware = |id: &ResourceId| self.unaware.contains(&(client, *id));
+        if let Some(resource) = resource.filter(is_unaware) {
+            self.use_what_is_over(client, resource);
         }
         let sender = (source.ip(), port);
         let is_strict = self.is_strict(id);
@@ -97,6 +95,26 @@ impl World {
             format!("{probe:?} of {id:?} to {to} {service:?}: {expected:?}, strict: {is_strict}")
         });
         self.with_client(client, |host, out| host.handle_tun(packet, Some(probe), now, out));
+    }
+
+    /// A client sends something by an authorization that has ended, and learns from the answer that it has to ask again;
+    /// if there is one, and if it believes it.
+    fn use_what_is_over(&mut self, client: usize, resource: ResourceId) {
+        let now = self.now;
+        let wire = self.wires.get(&Node::Client(client));
+        let is_told =
+            wire.is_some_and(|wire| wire.is_connected) && !self.to_be_told.contains(&client);
+        let gateways = (0..self.gateways.len()).map(Node::Gateway);
+        let is_cut_off = gateways.chain([Node::Client(client)]).any(|node| self.is_down(node));
+        if !is_told || is_cut_off {
+            return;
+        }
+        self.authorization_is_over(client);
+        let granted_at = self.portal.granted_at(client, resource);
+        if granted_at.is_none_or(|at| now >= at + DISBELIEF + PORTAL_LATENCY) {
+            self.unaware.remove(&(client, resource));
+            self.learning.push((now, client, resource));
+        }
     }
 
     /// A host sends something, and again after a while.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use connlib_tunnel::{Filter, ResourceId};
 
+use super::apps::DISBELIEF;
 use super::{BREAKS_CONNECTIONS, Happening, Machine, PORTAL_LATENCY, World, ms};
 use crate::hosts::{ClientHost, GatewayHost, RelayHost};
 use crate::internet::{Access, Line, Mapping, Node, SERVER_LATENCY};
@@ -350,8 +351,7 @@ impl World {
 
     /// A client does not know yet that an authorization is over.
     pub(super) fn authorization_is_over(&mut self, client: usize) {
-        // It does not believe that of one that is younger than 2 s.
-        self.break_client(client, bounds::POLICY + Duration::from_secs(2));
+        self.break_client(client, bounds::POLICY + DISBELIEF);
         if self.is_walled(client) {
             // What the gateway says as it forgets the client may meet the wall.
             self.break_client(client, bounds::FORGOTTEN);
