@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use connlib_stun::Transaction;
-use foldhash::fast::FixedState;
 
-use super::key::AddressKey;
+use super::key::{AddressKey, Hashing};
 use super::output::{AllocationId, ChannelBinding, Families, FiveTuple};
 use super::quota::Place;
 use super::response::{Header, Signature};
@@ -27,9 +26,9 @@ pub(crate) struct Allocation {
     pub(crate) grant: Grant,
     pub(crate) created_at: Instant,
     pub(super) expires_at: Instant,
-    pub(super) channels: HashMap<u16, Channel, FixedState>,
-    pub(super) numbers: HashMap<AddressKey, u16, FixedState>,
-    pub(super) permissions: HashMap<IpAddr, Instant, FixedState>,
+    pub(super) channels: HashMap<u16, Channel, Hashing>,
+    pub(super) numbers: HashMap<AddressKey, u16, Hashing>,
+    pub(super) permissions: HashMap<IpAddr, Instant, Hashing>,
 }
 
 /// Whether clients can use it yet.

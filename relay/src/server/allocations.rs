@@ -5,10 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use foldhash::fast::FixedState;
-
 use super::allocation::{Allocation, Channel, Grant, State};
-use super::key::ClientKey;
+use super::key::{ClientKey, Hashing, hashing};
 use super::limits::Limits;
 use super::output::{AllocationId, ChannelBinding, Families, FiveTuple};
 use super::quota::Place;
@@ -24,13 +22,13 @@ pub(crate) struct Allocations {
     slots: Vec<Option<Box<Allocation>>>,
     free: Vec<u32>,
     generation: u32,
-    by_client: HashMap<ClientKey, AllocationId, FixedState>,
-    by_user: HashMap<Arc<str>, Vec<AllocationId>, FixedState>,
+    by_client: HashMap<ClientKey, AllocationId, Hashing>,
+    by_user: HashMap<Arc<str>, Vec<AllocationId>, Hashing>,
     timers: Timers,
     channels: usize,
     permissions: usize,
     limits: Limits,
-    hasher: FixedState,
+    hasher: Hashing,
 }
 
 /// What an allocation begins with.
@@ -62,7 +60,7 @@ pub(crate) enum Refusal {
 
 impl Allocations {
     pub(crate) fn new(limits: Limits, hash_seed: u64) -> Self {
-        let hasher = FixedState::with_seed(hash_seed);
+        let hasher = hashing(hash_seed);
         Self {
             slots: Vec::new(),
             free: Vec::new(),

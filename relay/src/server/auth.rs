@@ -6,12 +6,12 @@ use std::time::Instant;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use connlib_stun::{Attribute, Key, Message};
-use foldhash::quality::FixedState;
 use hmac::{Hmac, Mac};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use super::config::{Config, Credentials, MAX_USERNAME, PerUser, User};
+use super::key::{Hashing, hashing};
 use super::nonce::Nonces;
 use super::output::{FiveTuple, Now};
 use super::response::Signature;
@@ -21,7 +21,7 @@ pub(crate) struct Authenticator {
     realm: String,
     stamp_secrets: Vec<String>,
     rest_secrets: Vec<String>,
-    users: HashMap<String, Key, FixedState>,
+    users: HashMap<String, Key, Hashing>,
     per_stamped_user: PerUser,
     nonces: Nonces,
 }
@@ -59,7 +59,7 @@ impl Authenticator {
             &config.credentials;
         let key =
             |user: &User| (user.name.clone(), Key::new(&user.name, &config.realm, &user.password));
-        let mut keys = HashMap::with_hasher(FixedState::with_seed(hash_seed));
+        let mut keys = HashMap::with_hasher(hashing(hash_seed));
         keys.extend(users.iter().map(key));
         Self {
             realm: config.realm.clone(),

@@ -4,8 +4,7 @@ use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use foldhash::quality::FixedState;
-
+use super::key::{Hashing, hashing};
 use super::limits::Rate;
 
 /// Sources that fall into one bucket share its rate: that takes a flood from more of them than there are buckets.
@@ -17,7 +16,7 @@ pub(crate) struct Budget {
     full_at: Box<[u64]>,
     interval: u64,
     tolerance: u64,
-    hasher: FixedState,
+    hasher: Hashing,
     start: Instant,
 }
 
@@ -28,7 +27,7 @@ impl Budget {
             full_at: vec![0; BUCKETS].into_boxed_slice(),
             interval,
             tolerance: interval * u64::from(rate.burst),
-            hasher: FixedState::with_seed(seed),
+            hasher: hashing(seed),
             start,
         }
     }
