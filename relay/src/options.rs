@@ -92,10 +92,12 @@ pub(crate) struct AddressOptions {
     /// IPv6 address that peers reach this relay at
     #[arg(long, env = "CONNLIB_PUBLIC_IP6_ADDR", value_name = "ADDRESS")]
     pub(crate) public_ip6_addr: Option<Ipv6Addr>,
-    /// IPv4 address of this machine to bind [default: the public one if this machine has it, else all]
+    /// IPv4 address of this machine to bind, or 0.0.0.0, where a router translates [default: the public one if this
+    /// machine has it within ten seconds, else all]
     #[arg(long, env = "CONNLIB_BIND_IP4_ADDR", value_name = "ADDRESS")]
     pub(crate) bind_ip4_addr: Option<Ipv4Addr>,
-    /// IPv6 address of this machine to bind [default: the public one if this machine has it, else all]
+    /// IPv6 address of this machine to bind, or ::, where a router translates [default: the public one if this machine
+    /// has it within ten seconds, else all]
     #[arg(long, env = "CONNLIB_BIND_IP6_ADDR", value_name = "ADDRESS")]
     pub(crate) bind_ip6_addr: Option<Ipv6Addr>,
     /// UDP port that clients talk to; existing clients and gateways hear a relay on 3478 only

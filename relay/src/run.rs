@@ -77,7 +77,7 @@ impl Relay {
             options.max_allocations.get() * families + options.streams.max_streams + OTHER_FILES;
         machine::allow_open_files(files as u64);
 
-        let addresses = Addresses::find(&options.addresses);
+        let addresses = Addresses::find(&options.addresses).await;
         let (fast_path, keeper) = FastPath::start(&options.fast_path, &options.addresses);
         let port = options.addresses.listen_port.get();
         let listen = bind_udp(&addresses, port, workers)?;

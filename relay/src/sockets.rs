@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -9,6 +10,12 @@ use crate::options::{AddressOptions, StreamOptions};
 use crate::streams::{Certificates, Listener, TlsFiles};
 use crate::udp::{Sharing, UdpSocket, is_own};
 use crate::worker::{BindAddresses, Hairpin, Listen, SOCKET_BUFFER};
+
+/// How long a start waits for a public address: a lease may be on its way, and a new IPv6 address is first looked for in
+/// the network for a second or two (RFC 4862 §5.4).
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it looks.
+const GLANCE: Duration = Duration::from_millis(100);
 
 /// Where the relay is reached.
 #[derive(Debug)]
@@ -22,8 +29,10 @@ pub(crate) struct Addresses {
 }
 
 impl Addresses {
-    /// Reads the options, and looks which of the addresses are this machine's.
-    pub(crate) fn find(options: &AddressOptions) -> Self {
+    /// Reads the options, and looks which of the addresses are this machine's. Those that should be and are not yet have
+    /// some seconds to come.
+    pub(crate) async fn find(options: &AddressOptions) -> Self {
+        wait_for_public(options).await;
         let v4 = family(
             options.public_ip4_addr.map(IpAddr::V4),
             options.bind_ip4_addr.map(IpAddr::V4),
@@ -47,6 +56,31 @@ impl Addresses {
             }
         }
         Self { listen: BindAddresses { v4, v6 }, relay, hairpin }
+    }
+}
+
+/// Waits for public addresses, but for families whose sockets are bound elsewhere by the administrator's wish.
+async fn wait_for_public(options: &AddressOptions) {
+    let v4 = options.public_ip4_addr.filter(|_| options.bind_ip4_addr.is_none());
+    let v6 = options.public_ip6_addr.filter(|_| options.bind_ip6_addr.is_none());
+    let wanted = [v4.map(IpAddr::V4), v6.map(IpAddr::V6)];
+    let missing = || wanted.into_iter().flatten().filter(|public| !is_own(*public));
+    if missing().next().is_none() {
+        return;
+    }
+    tracing::info!(missing = ?missing().collect::<Vec<_>>(), "waiting for a public address to come");
+    let end = Instant::now() + PATIENCE;
+    while missing().next().is_some() && Instant::now() < end {
+        tokio::time::sleep(GLANCE).await;
+    }
+    for public in missing() {
+        tracing::warn!(
+            %public,
+            "this machine does not have the public address: the relay goes on as behind a router that translates it, and \
+             listens on all addresses. If that is meant, say so by --bind-ip4-addr or --bind-ip6-addr (0.0.0.0 and :: are \
+             all addresses). If it is not, nobody reaches what is relayed: give the machine the address and start the \
+             relay again"
+        );
     }
 }
 

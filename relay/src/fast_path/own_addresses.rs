@@ -60,6 +60,7 @@ impl OwnAddresses {
 
 impl<A: Copy + Into<IpAddr>> OwnAddress<A> {
     fn new(public: A, bind: Option<A>) -> Self {
+        let bind = bind.filter(|bind| !(*bind).into().is_unspecified());
         let local = bind.or_else(|| is_own(public.into()).then_some(public));
         Self { public, local, is_fixed: local.is_some() }
     }

@@ -45,7 +45,8 @@ fn it_may_come_later() {
             network.relay.address("lo", "203.0.113.5/32").unwrap();
             network.relay.address("lo", "2001:db8::5/128").unwrap();
         }
-        let mut relay = network.start(&flags("native"));
+        let on_all = ["--bind-ip4-addr", "0.0.0.0", "--bind-ip6-addr", "::"];
+        let mut relay = network.start(&[&flags("native")[..], &on_all].concat());
         relay.wait_for(GONE, SOON).unwrap();
         assert_eq!(mode(&network), "off");
 
@@ -129,7 +130,8 @@ fn the_machine_may_get_another_address() {
     let Some((network, _cable)) = lay() else { return };
     network.relay.route("default", "203.0.113.6").unwrap();
     let users = network.users();
-    let command = network.bare_command().args(["--public-ip4-addr", "192.0.2.1"]);
+    let public = ["--public-ip4-addr", "192.0.2.1", "--bind-ip4-addr", "0.0.0.0"];
+    let command = network.bare_command().args(public);
     let command = command.args(["--health-listen", "127.0.0.1:8080"]).args(flags("native"));
     let mut relay = command.arg("--user-file").arg(users).spawn_watched("relay").unwrap();
     relay.wait_for("relaying", SOON).unwrap();

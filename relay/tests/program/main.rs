@@ -2,6 +2,7 @@
 // The lints know a test by its attribute; what tests share has none.
 #![allow(clippy::panic, clippy::unwrap_used)]
 
+mod a_public_address_may_be_late;
 mod a_relay_joins_its_portal;
 mod a_relay_that_is_told_to_end_drains_first;
 mod a_start_that_cannot_work_says_what_to_do;

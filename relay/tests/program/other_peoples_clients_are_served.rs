@@ -83,6 +83,8 @@ fn two_clients_of_one_relay_reach_each_other_behind_a_translated_address() {
     let command = network.bare_command().args([
         "--public-ip4-addr",
         "198.51.100.1",
+        "--bind-ip4-addr",
+        "0.0.0.0",
         "--user-file",
         text(&users),
     ]);
