@@ -100,7 +100,7 @@ impl Relay {
             .context("cannot make a channel between workers")?
             .into_iter()
             .unzip();
-        let mut config = server_config(options, credentials);
+        let mut config = server_config(options, credentials, workers);
         config.own_addresses = machine::own_addresses().context(
             "cannot read this machine's addresses, to which nothing may be relayed (a sandbox has to allow AF_NETLINK)",
         )?;
@@ -274,7 +274,11 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-fn server_config(options: &Options, credentials: server::Credentials) -> server::Config {
+fn server_config(
+    options: &Options,
+    credentials: server::Credentials,
+    workers: usize,
+) -> server::Config {
     let addresses = &options.addresses;
     // Other ones for each worker, see there; the quota and the open ports are theirs together.
     let mut config = server::Config::new(credentials, [0; 32]);
@@ -287,6 +291,7 @@ fn server_config(options: &Options, credentials: server::Credentials) -> server:
     config.limits.allocations = options.max_allocations.get();
     config.limits.allocations_per_user = options.max_allocations_per_user.get();
     config.limits.allocations_per_source = options.max_allocations_per_source.get();
+    config.limits = config.limits.parted_among(workers);
     config
 }
 

@@ -131,6 +131,27 @@ fn who_never_says_anything_whole_is_disconnected() {
     network.wait_for_metric("connlib_relay_streams_failed_total", 1);
 }
 
+/// Forged requests can come from any port, hence to any worker.
+#[test]
+fn more_workers_do_not_say_more() {
+    const REQUESTS: usize = 3000;
+    let network = Network::new();
+    let _relay = network.start(&["--workers", "8"]);
+    // RFC 8656 §7.1, without credentials: the answer is longer.
+    let request = b"\x00\x03\x00\x08\x21\x12\xa4\x42 transaction\x00\x19\x00\x04\x11\x00\x00\x00";
+    network
+        .client
+        .enter(|| {
+            let sockets: Vec<_> = (0..64).map(|_| UdpSocket::bind("0.0.0.0:0").unwrap()).collect();
+            for socket in sockets.iter().cycle().take(REQUESTS) {
+                socket.send_to(request, (RELAY, 3478)).unwrap();
+            }
+        })
+        .unwrap();
+    let most = |count| count > REQUESTS as u64 / 2;
+    network.wait_for_metric_with("connlib_relay_drops_total", "source_limit", most);
+}
+
 #[test]
 fn a_wrong_password_gets_no_allocation() {
     let network = Network::new();
