@@ -94,8 +94,9 @@ const MIN_REQUEST: usize = 28;
 /// [`Server::handle_client`] for data nor [`Server::handle_peer`] allocates memory.
 ///
 /// Never a peer, unless [`Config::allowed_peers`] has it: addresses that are unspecified, loopback,
-/// link-local, multicast, broadcast or reserved, those that IPv6 embeds included, further addresses
-/// of this machine, and on its public addresses all but the ports that are allocations' now.
+/// link-local, multicast, broadcast or reserved, IPv6 addresses that lead to IPv4 (but for NAT64 to
+/// public addresses), services of clouds for their machines, and further addresses of this machine.
+/// On its public addresses, nobody reaches anything but the ports that are allocations' now.
 pub struct Server {
     authenticator: Authenticator,
     allocator: Allocator,

@@ -113,7 +113,7 @@ const CLOUD_IP4: [Ipv4Addr; 2] =
 /// The same of IPv6: Amazon, Google, Oracle, Scaleway.
 const CLOUD_IP6: [(Ipv6Addr, u32); 4] = [
     (Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0), 32),
-    (Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0), 32),
+    (Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254), 128),
     (Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe), 128),
     (Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42), 128),
 ];
@@ -161,6 +161,7 @@ mod tests {
             "2a00::100:5efe:7f00:1",
             "fc00::1",
             "fd00::1",
+            "fd20:ce::1",
             "64:ff9b::198.51.100.7",
             "127.0.0.2",
         ] {
