@@ -10,9 +10,10 @@ use rand_chacha::ChaCha20Rng;
 use super::allocation::{Allocation, Grant, State};
 use super::allocations::{Allocations, Expired, NewAllocation};
 use super::auth::Identity;
+use super::budget::Budget;
 use super::config::{Config, PerUser};
 use super::counters::Drop;
-use super::limits::Limits;
+use super::limits::{Limits, Rate};
 use super::open_ports::OpenPorts;
 use super::output::{
     AllocationId, ChannelBinding, Families, FiveTuple, Output, PortError, UsernameMoved,
@@ -33,6 +34,7 @@ pub(crate) struct Allocator {
     public_ip6: Option<IpAddr>,
     limits: Limits,
     quota: Quota,
+    allocating: Budget,
     ports: Ports,
     open_ports: OpenPorts,
     rng: ChaCha20Rng,
@@ -41,12 +43,16 @@ pub(crate) struct Allocator {
 }
 
 impl Allocator {
-    pub(crate) fn new(config: &Config, hash_seed: u64, rng: ChaCha20Rng) -> Self {
+    pub(crate) fn new(config: &Config, hash_seed: u64, rng: ChaCha20Rng, now: Instant) -> Self {
+        let Limits { allocating, allocations_per_user, .. } = config.limits;
+        let burst = u32::try_from(allocations_per_user).unwrap_or(u32::MAX);
+        let allocating = Rate { burst: allocating.burst.max(burst), ..allocating };
         Self {
             public_ip4: config.public_ip4.map(IpAddr::from),
             public_ip6: config.public_ip6.map(IpAddr::from),
             limits: config.limits,
             quota: config.quota.clone(),
+            allocating: Budget::new(allocating, hash_seed, now),
             ports: Ports::new(config.allocation_ports.clone()),
             open_ports: config.open_ports.clone(),
             rng,
@@ -90,6 +96,9 @@ impl Allocator {
             return Err(508);
         }
         let &Identity { username, owner, per_user, .. } = identity;
+        if !self.allocating.take(owner, now) {
+            return Err(486);
+        }
         let place = self.quota.take(owner, per_user, client.remote.ip(), &self.limits)?;
         let username = if owner == username { Arc::clone(place.owner()) } else { username.into() };
         let Wish { families, missing, lifetime, must_be_even } = wish;

@@ -127,7 +127,7 @@ impl Server {
         rng.fill_bytes(&mut nonce_key);
         Ok(Self {
             authenticator: Authenticator::new(&config, nonce_key, rng.random(), now),
-            allocator: Allocator::new(&config, rng.random(), ChaCha20Rng::from_rng(&mut rng)),
+            allocator: Allocator::new(&config, rng.random(), ChaCha20Rng::from_rng(&mut rng), now),
             policy: PeerPolicy::new(&config),
             responder: Responder::new(config.software, &config.limits, rng.random(), now),
             rng,

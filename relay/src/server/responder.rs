@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use connlib_stun::Attribute;
 
-use super::budget::Budget;
+use super::budget::{Budget, network};
 use super::counters::{Counters, Drop};
 use super::limits::Limits;
 use super::output::{FiveTuple, Output};
@@ -89,7 +89,7 @@ impl Responder {
             response = response.attribute(Attribute::SOFTWARE, self.software.as_bytes());
         }
         let is_longer = response.len() + tail > header.len;
-        let source = client.remote.ip();
+        let source = network(client.remote.ip());
         if !is_free
             && !(self.any.take(source, now) && (!is_longer || self.longer.take(source, now)))
         {

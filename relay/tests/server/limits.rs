@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use connlib_relay::server::{Limits, PerUser};
+use connlib_relay::server::{Limits, PerUser, Rate};
 
 use crate::support::*;
 
@@ -43,6 +43,47 @@ fn allocations_have_a_limit_per_source() {
     }
     let mut same_64 = Client::stamped("[2001:db8:7::9]:1", "z");
     assert_eq!(same_64.ask(&mut relay, ALLOCATE, &[UDP]).code(), Some(486));
+}
+
+/// To make an allocation and to end it at once takes a worker longer than all else it does for somebody.
+#[test]
+fn a_user_cannot_make_and_end_allocations_without_end() {
+    let mut relay = limited(|limits| limits.allocating = Rate { per_second: 2, burst: 70 });
+    let cycles = |relay: &mut Relay, mut client: Client| {
+        (0..200)
+            .take_while(|_| match client.ask(relay, ALLOCATE, &[UDP]).code() {
+                None => {
+                    let end = client.ask(relay, REFRESH, &[(LIFETIME, &[0; 4])]);
+                    assert_eq!(end.code(), None);
+                    true
+                }
+                code => {
+                    assert_eq!(code, Some(486));
+                    false
+                }
+            })
+            .count()
+    };
+    for client in [Client::alice, |remote: &str| Client::stamped(remote, "a")] {
+        assert_eq!(cycles(&mut relay, client("198.51.100.7:1")), 70);
+        assert_eq!(cycles(&mut relay, client("198.51.100.7:2")), 0, "the same user");
+        assert_eq!(cycles(&mut relay, Client::stamped("198.51.100.7:3", "another")), 70);
+        relay.pass(Duration::from_secs(10));
+        assert_eq!(cycles(&mut relay, client("198.51.100.7:1")), 20);
+        relay.pass(Duration::from_secs(100));
+    }
+}
+
+/// Whoever may have many may make them at once.
+#[test]
+fn the_limit_per_user_can_be_used_at_once() {
+    let mut relay = limited(|limits| {
+        limits.allocating = Rate { per_second: 1, burst: 1 };
+        limits.allocations_per_user = 10;
+    });
+    for port in 1..=10 {
+        Client::alice(&format!("198.51.100.7:{port}")).allocate(&mut relay);
+    }
 }
 
 /// Two workers of one relay, of which each user may have several allocations.
