@@ -65,8 +65,7 @@ struct Server {
     ask_at: Instant,
     backoff: Duration,
     mapping: Option<Mapping>,
-    /// Smoothed.
-    round_trip: Option<Duration>,
+    round_trip: Option<RoundTrip>,
     heard: Option<Instant>,
     /// Nobody is to count on it before it has answered once more.
     doubted: bool,
@@ -78,6 +77,15 @@ struct Request {
     transaction: Transaction,
     sent: Instant,
     repeated: bool,
+}
+
+/// How long a server takes to answer.
+#[derive(Debug, Clone, Copy)]
+enum RoundTrip {
+    /// At most so long: it was asked several times, and may have begun to answer at the last.
+    AtMost(Duration),
+    /// Smoothed.
+    Measured(Duration),
 }
 
 /// What is known of a server that answers.
@@ -151,7 +159,7 @@ impl StunServers {
         let server = self.servers.iter().find(|server| server.address == address)?;
         let is_fine = !server.doubted && server.backoff < SILENT;
         let Mapping { local, mapped } = server.mapping.filter(|_| is_fine)?;
-        Some(Reached { local, mapped, round_trip: server.round_trip? })
+        Some(Reached { local, mapped, round_trip: server.round_trip?.duration() })
     }
 
     /// Since when a server has not answered, though it was asked several times.
@@ -214,10 +222,13 @@ impl StunServers {
             return None;
         }
         let mapping = Mapping { local, mapped: message.mapped_address()? };
+        let was_unknown = server.round_trip.is_none();
         server.measure(now);
         (server.heard, server.doubted) = (Some(now), false);
         let is_new = server.mapping.replace(mapping) != Some(mapping);
-        server.ask_at = now + REFRESH;
+        // Asked once more, it shows how fast it is, if it has just started.
+        let is_unmeasured = matches!(server.round_trip, Some(RoundTrip::AtMost(_)));
+        server.ask_at = if was_unknown && is_unmeasured { now } else { now + REFRESH };
         server.backoff = FIRST_RETRY;
         Some(is_new)
     }
@@ -241,6 +252,14 @@ impl StunServers {
             server.ask_at = now + server.backoff;
             server.backoff = (server.backoff * 2).min(max_retry);
             transmit(Transmit { path: Path { local: None, remote: server.address }, payload });
+        }
+    }
+}
+
+impl RoundTrip {
+    fn duration(self) -> Duration {
+        match self {
+            Self::AtMost(duration) | Self::Measured(duration) => duration,
         }
     }
 }
@@ -273,11 +292,13 @@ impl Server {
     fn measure(&mut self, now: Instant) {
         let Some(Request { sent, repeated, .. }) = self.request.take() else { return };
         let sample = now.saturating_duration_since(sent);
-        self.round_trip = match self.round_trip {
-            None => Some(sample),
-            Some(known) if repeated => Some(known),
-            Some(known) => Some((known * 7 + sample) / 8),
-        };
+        self.round_trip = Some(match self.round_trip {
+            None if repeated => RoundTrip::AtMost(sample),
+            Some(RoundTrip::AtMost(known)) if repeated => RoundTrip::AtMost(known.min(sample)),
+            Some(known @ RoundTrip::Measured(_)) if repeated => known,
+            Some(RoundTrip::Measured(known)) => RoundTrip::Measured((known * 7 + sample) / 8),
+            None | Some(RoundTrip::AtMost(_)) => RoundTrip::Measured(sample),
+        });
     }
 
     fn is_due(&self, now: Instant) -> bool {
@@ -358,6 +379,69 @@ mod tests {
             after = ask(&mut servers, start + Duration::from_secs(seconds), &[alive], 2);
         }
         assert_ne!(before, after);
+    }
+
+    #[test]
+    fn how_long_a_server_was_away_is_not_taken_for_its_distance() {
+        let mut now = Instant::now();
+        let server = addr("198.51.100.1:3478");
+        let mut servers = StunServers::default();
+        servers.set(&[server], now);
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut ask = |servers: &mut StunServers, now| {
+            let mut sent = None;
+            servers.handle_timeout(now, &mut rng, |transmit| sent = Some(transmit.payload));
+            sent
+        };
+        let answer = |servers: &mut StunServers, request: &[u8], now| {
+            let mut response = SAMPLE_V4.to_vec();
+            response[8..20].copy_from_slice(&request[8..20]);
+            let response = Message::parse(&response).unwrap();
+            servers.handle_response(addr("10.0.0.1:52625"), server, &response, now).unwrap();
+        };
+        // It starts while it is asked for the fifth time.
+        for _ in 0..4 {
+            ask(&mut servers, now).unwrap();
+            now = servers.next_timeout().unwrap();
+        }
+        let distance = Duration::from_millis(30);
+        let request = ask(&mut servers, now).unwrap();
+        now += distance;
+        answer(&mut servers, &request, now);
+        assert!(servers.reached(server).unwrap().round_trip > Duration::from_secs(3));
+        let request = ask(&mut servers, now).unwrap();
+        now += distance;
+        answer(&mut servers, &request, now);
+        assert_eq!(servers.reached(server).unwrap().round_trip, distance);
+        assert_eq!(servers.next_timeout(), Some(now + REFRESH + LATE));
+    }
+
+    #[test]
+    fn a_distant_server_is_not_asked_without_end_how_far_it_is() {
+        let start = Instant::now();
+        let server = addr("198.51.100.1:3478");
+        let mut servers = StunServers::default();
+        servers.set(&[server], start);
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let (mut asked, mut answers) = (0, std::collections::VecDeque::new());
+        for step in 0..20_000u32 {
+            let now = start + Duration::from_millis(1) * step;
+            if servers.next_timeout().is_some_and(|at| at <= now) {
+                servers.handle_timeout(now, &mut rng, |transmit| {
+                    asked += 1;
+                    let mut response = SAMPLE_V4.to_vec();
+                    response[8..20].copy_from_slice(&transmit.payload[8..20]);
+                    answers.push_back((now + Duration::from_millis(900), response));
+                });
+            }
+            while answers.front().is_some_and(|(at, _)| *at <= now) {
+                let (_, response) = answers.pop_front().unwrap();
+                let response = Message::parse(&response).unwrap();
+                servers.handle_response(addr("10.0.0.1:52625"), server, &response, now);
+            }
+        }
+        assert_eq!(servers.reached(server).unwrap().round_trip, Duration::from_millis(900));
+        assert!(asked <= 6, "{asked}");
     }
 
     #[test]
