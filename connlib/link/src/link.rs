@@ -7,6 +7,8 @@ mod direct;
 mod ice;
 mod newest;
 mod peer_candidates;
+mod renewal;
+mod silence;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -30,6 +32,7 @@ pub use config::{IceCredentials, LinkConfig, Role};
 use direct::DirectTries;
 use ice::{Ice, IceEvent, Signals};
 use newest::Newest;
+use silence::Silence;
 
 /// Packets that wait for the path; the oldest goes first.
 const MAX_PENDING: usize = 128;
@@ -45,9 +48,6 @@ const OFFLINE_GRACE: Duration = Duration::from_secs(60);
 
 /// Without packets for so long, the path is checked at leisure.
 const IDLE_AFTER: Duration = Duration::from_secs(10);
-
-/// A peer that was heard within this time still has its session.
-const LIVELY: Duration = Duration::from_secs(2);
 
 /// A path that nothing was heard on for so long may not work any more.
 const DOUBTFUL: Duration = Duration::from_secs(1);
@@ -66,6 +66,11 @@ pub(crate) struct Link {
     last_packet: Instant,
     /// The last packet or keep-alive of the peer.
     last_heard: Instant,
+    silence: Silence,
+    /// Since when the peer is to show that it has the session.
+    unproven_since: Option<Instant>,
+    /// All paths were checked a second time before there was one.
+    is_rechecked: bool,
     direct_tries: DirectTries,
     pending: VecDeque<Vec<u8>>,
 }
@@ -116,6 +121,9 @@ impl Link {
             disconnected_since: None,
             last_packet: now,
             last_heard: now,
+            silence: Silence::default(),
+            unproven_since: None,
+            is_rechecked: false,
             direct_tries: DirectTries::default(),
             pending: VecDeque::new(),
         }
@@ -189,28 +197,6 @@ impl Link {
             let sealed = self.wireguard.seal(&[], &mut slot, now);
             self.transmit(sealed, &slot, out);
         }
-    }
-
-    /// Tells the peer all our candidates once more, as it may have lost them. It may have lost the session as well:
-    /// unless it was heard a moment ago, there is a new handshake.
-    pub(crate) fn renew(&mut self, now: Instant, out: &mut VecDeque<Output>) {
-        let candidates = self.ice.local_candidates();
-        if !candidates.is_empty() {
-            let peer = self.config.peer;
-            out.push_back(Output::Event(Event::NewCandidates { peer, candidates }));
-        }
-        let is_silent = now >= self.last_heard + LIVELY;
-        if self.config.role == Role::Controlling && self.connected && is_silent {
-            self.initiate(now, out);
-        }
-        self.wake(now);
-        self.drive(now, out);
-    }
-
-    fn initiate(&mut self, now: Instant, out: &mut VecDeque<Output>) {
-        let mut slot = [0; MAX_HANDSHAKE];
-        let initiated = self.wireguard.initiate(&mut slot, now);
-        self.transmit(initiated, &slot, out);
     }
 
     pub(crate) fn add_remote_candidate(
@@ -288,6 +274,7 @@ impl Link {
         queue: &mut SendQueue,
         now: Instant,
     ) -> Result<(), QueueFull> {
+        self.silence.note_packet(self.last_heard(), now);
         let Some(path) = self.connected_path() else {
             self.keep_pending(packet);
             return Ok(());
@@ -310,6 +297,7 @@ impl Link {
 
     /// Encrypts a packet that isn't part of a batch, or keeps it until there is a path.
     pub(crate) fn send(&mut self, packet: &[u8], now: Instant, out: &mut VecDeque<Output>) {
+        self.silence.note_packet(self.last_heard(), now);
         if self.connected_path().is_none() {
             self.keep_pending(packet);
             return;
@@ -442,7 +430,13 @@ impl Link {
         // Without a path there is nothing that WireGuard could send.
         let wireguard = self.path.and_then(|_| self.wireguard.next_timeout());
         let direct = self.direct_tries.next_timeout(self.ice.is_idle());
-        [first_candidate, grace, idle, checks, wireguard, direct].into_iter().flatten().min()
+        let silence = self.silence.next_timeout(self.last_heard());
+        let silence = silence.filter(|_| self.must_be_answered());
+        let proof = self.proof_due();
+        [first_candidate, grace, idle, checks, wireguard, direct, silence, proof]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// `by_stream`: a relay is reached by a stream, as none is by datagrams.
@@ -470,6 +464,10 @@ impl Link {
         if let Some(path) = self.direct_tries.take_settled(now) {
             self.handle_nomination(path, now, out);
         }
+        if self.must_be_answered() && self.silence.is_due(self.last_heard(), now) {
+            out.push_back(Output::Event(Event::Silent { peer: self.config.peer }));
+        }
+        self.handle_proof(now, out);
         let mut slot = [0; MAX_HANDSHAKE];
         if self.path.is_some() {
             match self.wireguard.handle_timeout(&mut slot, now) {
@@ -485,8 +483,8 @@ impl Link {
         Fate::Alive
     }
 
-    /// Whether a peer that answers no handshake doesn't know us. It can't answer when we are offline, and a client that
-    /// sleeps goes on where it was: how long to wait for that is up to the checks of the path.
+    /// Whether a peer that answers nothing doesn't know us. It can't answer when we are offline, and a client that sleeps
+    /// goes on where it was: how long to wait for that is up to the checks of the path.
     fn must_be_answered(&self) -> bool {
         self.config.role == Role::Controlling && !self.ice.is_offline()
     }

@@ -122,6 +122,12 @@ pub enum Event {
         /// The path packets take from now on.
         path: Path,
     },
+    /// There were packets for the peer, and nothing is heard of it: it may not know us any more, and whoever knows its
+    /// keys should be asked. Comes again as long as that lasts, and only at the controlling end.
+    Silent {
+        /// The peer.
+        peer: PeerId,
+    },
     /// None of the relays works, and has not for a while: the portal may know others. Comes again, ever more rarely.
     NoRelays,
     /// The link is gone; packets that waited in it are lost.

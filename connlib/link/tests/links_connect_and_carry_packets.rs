@@ -248,3 +248,77 @@ fn a_gateway_that_has_lost_the_link_gets_a_new_session_with_the_next_authorizati
     pair.run(Duration::from_secs(1));
     assert_eq!(pair.gateway.packets, [packet(b"again")]);
 }
+
+#[test]
+fn a_gateway_that_has_lost_the_link_a_moment_ago_gets_a_new_session_as_well() {
+    let mut pair = Pair::new();
+    pair.connect();
+    // The client has just heard of it.
+    pair.download(&packet(b"before"));
+    pair.run(Duration::from_millis(100));
+    pair.gateway.node.remove(CLIENT);
+    let config = pair.gateway_config();
+    assert_eq!(pair.gateway.node.upsert(config, pair.now), Upsert::Created);
+    let config = pair.client_config();
+    assert_eq!(pair.client.node.upsert(config, pair.now), Upsert::Reused);
+    pair.run(Duration::from_millis(700));
+    pair.upload(&packet(b"again"));
+    pair.run(Duration::from_secs(1));
+    assert_eq!(pair.gateway.packets, [packet(b"again")]);
+}
+
+#[test]
+fn a_session_that_goes_on_is_not_made_anew_by_the_next_authorization() {
+    let mut pair = Pair::new();
+    pair.connect();
+    pair.download(&packet(b"before"));
+    pair.run(Duration::from_millis(100));
+    let before = pair.initiations;
+    let config = pair.client_config();
+    assert_eq!(pair.client.node.upsert(config, pair.now), Upsert::Reused);
+    pair.run(Duration::from_millis(100));
+    pair.download(&packet(b"after"));
+    pair.run(Duration::from_secs(3));
+    assert_eq!(pair.initiations, before);
+}
+
+#[test]
+fn a_gateway_that_does_not_know_the_client_any_more_is_asked_about_soon() {
+    for is_connected in [true, false] {
+        let mut pair = Pair::new();
+        if is_connected {
+            pair.connect();
+            pair.run(Duration::from_secs(60));
+            pair.gateway.node.remove(CLIENT);
+        } else {
+            let config = pair.client_config();
+            pair.client.node.upsert(config, pair.now);
+        }
+        let silent = |pair: &Pair| {
+            pair.client.events.iter().filter(|event| matches!(event, Event::Silent { .. })).count()
+        };
+        pair.run(Duration::from_secs(3));
+        assert_eq!(silent(&pair), 0, "there was nothing to answer");
+        pair.upload(&packet(b"hello?"));
+        pair.run(Duration::from_millis(1900));
+        assert_eq!(silent(&pair), 0);
+        pair.run(Duration::from_millis(200));
+        assert_eq!(silent(&pair), 1, "connected: {is_connected}");
+        pair.run(Duration::from_secs(10));
+        assert!((1..=3).contains(&silent(&pair)));
+    }
+}
+
+#[test]
+fn a_gateway_that_answers_checks_alone_is_not_silent() {
+    let mut pair = Pair::new();
+    pair.connect();
+    for _ in 0..100 {
+        pair.upload(&packet(b"to somebody who says nothing"));
+        pair.run(Duration::from_secs(1));
+    }
+    pair.run(Duration::from_secs(100));
+    pair.upload(&packet(b"once more"));
+    pair.run(Duration::from_secs(10));
+    assert!(!pair.client.events.iter().any(|event| matches!(event, Event::Silent { .. })));
+}

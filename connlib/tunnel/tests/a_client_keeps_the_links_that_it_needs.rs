@@ -106,6 +106,24 @@ impl Client {
         self.events().into_iter().filter_map(gone).collect()
     }
 
+    /// What happens until then, timers included.
+    fn run_until(&mut self, end: Instant) -> Vec<ClientEvent> {
+        let mut events = Vec::new();
+        loop {
+            match self.tunnel.poll_output(self.now) {
+                Output::Event(event) => events.push(event),
+                Output::Timeout(at) if at <= end => {
+                    self.now = at.max(self.now);
+                    self.tunnel.handle_timeout(self.now);
+                }
+                Output::Timeout(_) => break,
+                Output::Transmit(_) | Output::Stream(_) | Output::TunPacket(_) => {}
+            }
+        }
+        self.now = end;
+        events
+    }
+
     fn events(&mut self) -> Vec<ClientEvent> {
         let mut events = Vec::new();
         loop {
@@ -193,4 +211,40 @@ fn a_silent_gateway_that_the_portal_does_not_have_back_yet_is_asked_about_again(
     client.now += Duration::from_secs(4);
     client.tunnel.handle_timeout(client.now);
     assert_eq!(client.asked(), []);
+}
+
+#[test]
+fn the_portal_is_asked_about_a_gateway_that_says_nothing() {
+    let mut client = Client::new();
+    let asked = |events: Vec<ClientEvent>| {
+        let asks = |event: &ClientEvent| match event {
+            ClientEvent::RequestAuthorization { resource, .. } => Some(*resource),
+            _ => None,
+        };
+        events.iter().filter_map(asks).collect::<Vec<_>>()
+    };
+    let host = "192.0.2.1:52625".parse().unwrap();
+    client.tunnel.set_local_addresses(&[host], client.now);
+    client.grant(OFFICE, ONE, 1);
+    assert_eq!(client.asks_for("10.1.0.1:7"), None);
+    let soon = client.now + Duration::from_secs(2);
+    assert_eq!(asked(client.run_until(soon - Duration::from_millis(1))), []);
+    assert_eq!(asked(client.run_until(soon)), [OFFICE]);
+    // The answer that all is as it was changes nothing: the gateway is still silent. Who sends nothing need not know.
+    client.grant(OFFICE, ONE, 1);
+    let later = soon + Duration::from_secs(6);
+    assert_eq!(asked(client.run_until(later)), []);
+    assert_eq!(client.asks_for("10.1.0.1:7"), None);
+    assert_eq!(asked(client.run_until(later)), [OFFICE]);
+
+    // Nobody is asked who is not there. When the portal is, it is asked as well.
+    let mut client = Client::new();
+    client.tunnel.set_local_addresses(&[host], client.now);
+    client.grant(OFFICE, ONE, 1);
+    client.tunnel.handle_portal_lost();
+    assert_eq!(client.asks_for("10.1.0.1:7"), None);
+    let later = client.now + Duration::from_secs(6);
+    assert_eq!(asked(client.run_until(later)), []);
+    client.tunnel.handle_portal_connected(client.now);
+    assert_eq!(asked(client.events()), [OFFICE]);
 }

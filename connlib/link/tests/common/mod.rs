@@ -55,6 +55,8 @@ pub struct Pair {
     signals: Vec<(Instant, bool, Event)>,
     posted: usize,
     pub sent: usize,
+    /// WireGuard handshakes that were begun, attempts counted.
+    pub initiations: usize,
 }
 
 pub fn addr(s: &str) -> SocketAddr {
@@ -99,6 +101,7 @@ impl Pair {
             signals: Vec::new(),
             posted: 0,
             sent: 0,
+            initiations: 0,
         }
     }
 
@@ -285,6 +288,7 @@ impl Pair {
     fn send(&mut self, of_client: bool, path: Path, payload: Vec<u8>) {
         let end = if of_client { &self.client } else { &self.gateway };
         self.sent += 1;
+        self.initiations += usize::from(payload.starts_with(&[1, 0, 0, 0]));
         let Some(from) = path.local.or(end.addresses.first().copied()) else { return };
         let is_stream = self.streams.iter().any(|(local, ..)| *local == from);
         if is_stream || end.addresses.contains(&from) {

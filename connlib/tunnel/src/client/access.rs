@@ -8,7 +8,7 @@ use super::announcements::Key;
 use super::authorizations::{Access, Waiting};
 use super::event::{ClientEvent, FailureReason};
 use super::gateways::Gateway;
-use super::routing::refusal;
+use super::routing::{answer, refusal};
 use super::tunnel::ClientTunnel;
 use crate::ids::{GatewayId, ResourceId};
 use crate::keys::LinkKeys;
@@ -36,9 +36,8 @@ impl ClientTunnel {
     /// its new key; for any other it changes nothing.
     fn ask_about_silent_gateways(&mut self, now: Instant) {
         for gateway in self.gateways.ids() {
-            let resource = self.authorizations.through(gateway).next();
-            if let Some(resource) = resource.filter(|_| self.is_silent(gateway, now)) {
-                self.ask_portal(resource);
+            if self.is_silent(gateway, now) {
+                self.ask_about(gateway);
             }
         }
     }
@@ -46,6 +45,15 @@ impl ClientTunnel {
     pub(super) fn is_silent(&self, gateway: GatewayId, now: Instant) -> bool {
         let last_heard = self.node.last_heard(gateway.into());
         last_heard.is_some_and(|at| now >= at + SILENT_AFTER)
+    }
+
+    /// A gateway may have ended what it had with us without our hearing of it: for one that has, the answer begins it
+    /// anew; for any other it changes nothing. When the portal comes back it is asked as well.
+    pub(super) fn ask_about(&mut self, gateway: GatewayId) {
+        let resource = self.authorizations.through(gateway).next();
+        if let Some(resource) = resource.filter(|_| !self.is_portal_away) {
+            self.ask_portal(resource);
+        }
     }
 
     /// There is access to a resource through this gateway. Also takes an answer that was not asked for: a gateway that
@@ -121,7 +129,10 @@ impl ClientTunnel {
         }
         self.give_up(resource, reason, &waiting, now);
         if let Some(gateway) = gateway {
-            self.announcements.forget(|key| key.resource == resource);
+            for packet in self.announcements.forget(|key| key.resource == resource) {
+                let (outputs, errors) = (&mut self.outputs, &mut self.errors);
+                answer(outputs, errors, &packet, |to| refusal(reason, to), now);
+            }
             self.forget_flows();
             self.leave_if_unused(gateway, now);
         }

@@ -313,6 +313,7 @@ impl ClientTunnel {
             LinkEvent::PathChanged { peer, path } => {
                 self.event(ClientEvent::GatewayPathChanged { gateway: peer.into(), path });
             }
+            LinkEvent::Silent { peer } => self.ask_about(peer.into()),
             LinkEvent::NoRelays => self.event(ClientEvent::NoRelays),
             LinkEvent::Failed { peer, failure } => self.forget_gateway(peer.into(), Some(failure)),
         }

@@ -76,9 +76,10 @@ pub enum Gone {
     LinkFailed(#[from] Failure),
 }
 
-impl From<Event> for GatewayEvent {
-    fn from(event: Event) -> Self {
-        match event {
+impl GatewayEvent {
+    /// What a link says. `None`: it is nothing to a gateway, which has clients come back by themselves.
+    pub(super) fn of_link(event: Event) -> Option<Self> {
+        Some(match event {
             Event::NewCandidates { peer, candidates } => {
                 Self::NewCandidates { client: peer.into(), candidates }
             }
@@ -87,10 +88,11 @@ impl From<Event> for GatewayEvent {
             }
             Event::Connected { peer, path } => Self::ClientConnected { client: peer.into(), path },
             Event::PathChanged { peer, path } => Self::PathChanged { client: peer.into(), path },
+            Event::Silent { .. } => return None,
             Event::NoRelays => Self::NoRelays,
             Event::Failed { peer, failure } => {
                 Self::ClientGone { client: peer.into(), reason: Gone::LinkFailed(failure) }
             }
-        }
+        })
     }
 }

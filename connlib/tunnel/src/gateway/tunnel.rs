@@ -272,17 +272,21 @@ impl GatewayTunnel {
 
     /// What is to be done next; call it until it returns [`Output::Timeout`].
     pub fn poll_output(&mut self) -> Output<GatewayEvent> {
-        let event = self.events.pop_front().or_else(|| self.names.poll_event());
-        if let Some(event) = event {
-            return Output::Event(event);
-        }
-        match self.node.poll_output() {
-            connlib_link::Output::Transmit(transmit) => Output::Transmit(transmit),
-            connlib_link::Output::Stream(request) => Output::Stream(request),
-            connlib_link::Output::Event(event) => Output::Event(event.into()),
-            connlib_link::Output::Timeout(at) => {
-                let others = [self.peers.next_timeout(), self.names.next_timeout()];
-                Output::Timeout(others.into_iter().flatten().fold(at, Instant::min))
+        loop {
+            let event = self.events.pop_front().or_else(|| self.names.poll_event());
+            if let Some(event) = event {
+                return Output::Event(event);
+            }
+            match self.node.poll_output() {
+                connlib_link::Output::Transmit(transmit) => return Output::Transmit(transmit),
+                connlib_link::Output::Stream(request) => return Output::Stream(request),
+                connlib_link::Output::Event(event) => {
+                    self.events.extend(GatewayEvent::of_link(event));
+                }
+                connlib_link::Output::Timeout(at) => {
+                    let others = [self.peers.next_timeout(), self.names.next_timeout()];
+                    return Output::Timeout(others.into_iter().flatten().fold(at, Instant::min));
+                }
             }
         }
     }
