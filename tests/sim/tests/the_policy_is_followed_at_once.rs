@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use connlib_packet::{IcmpError, Unreachable};
-use connlib_sim::{Access, Family, FlowId, FlowSpec, Line, ResourceSpec, What, World};
+use connlib_sim::{Access, Family, FlowId, FlowSpec, Line, Node, ResourceSpec, What, World};
 use connlib_tunnel::Filter;
 
 const LINE: Line = Line::clean(Duration::from_millis(10));
@@ -70,7 +70,56 @@ fn an_authorization_that_ended_is_asked_for_anew() {
     lab.world.run(10 * SECOND);
     let silence = lab.world.longest_silence(lab.flow, start);
     assert!(silence <= Duration::from_millis(500), "{silence:?}");
+    // Who tries again gets through: that is no reason to give up.
+    assert_eq!(lab.world.errors_since(lab.flow, start), []);
     lab.end();
+}
+
+#[test]
+fn an_authorization_that_ends_while_its_link_is_made_is_asked_for_anew() {
+    for after in (0..200).step_by(4).map(Duration::from_millis) {
+        for (resource, to_name) in [(1, false), (2, true)] {
+            let mut world = World::new(7);
+            world.add_gateway(1, Access::public(LINE));
+            let client = world.add_client(Access::public(LINE));
+            world.add_resource(ResourceSpec::network(1, 1, "10.0.0.0/8"), &[client]);
+            world.add_resource(ResourceSpec::names(2, 1, "*.example"), &[client]);
+            world.set_name("web.example", &["10.5.0.1"]);
+            world.run(SECOND);
+            let start = world.now();
+            let flow = match to_name {
+                true => FlowSpec::to_name(client, What::Udp(7), "web.example", Family::V4),
+                false => FlowSpec::to_address(client, What::Udp(7), "10.0.0.1"),
+            };
+            let flow = world.start(flow);
+            world.later(after, move |world| world.end_authorization(client, resource));
+            world.run(10 * SECOND);
+            let silence = world.longest_silence(flow, start);
+            let limit = after + 3 * SECOND;
+            assert!(silence <= limit, "{silence:?}, ended after {after:?}, by name: {to_name}");
+            assert_eq!(world.errors_since(flow, start), [], "ended after {after:?}");
+            world.finish();
+        }
+    }
+}
+
+#[test]
+fn an_authorization_that_ends_while_the_line_is_down_is_asked_for_anew_when_it_is_up() {
+    let mut world = World::new(8);
+    world.add_gateway(1, Access::public(LINE));
+    let client = world.add_client(Access::public(LINE));
+    world.add_resource(ResourceSpec::network(1, 1, "10.0.0.0/8"), &[client]);
+    let flow = world.start(FlowSpec::to_address(client, What::Udp(7), "10.0.0.1"));
+    world.run(5 * SECOND);
+    let start = world.now();
+    world.unplug(Node::Client(client), 4 * SECOND);
+    world.run(SECOND);
+    // What the gateway says as it forgets the client is lost.
+    world.end_authorization(client, 1);
+    world.run(20 * SECOND);
+    let silence = world.longest_silence(flow, start);
+    assert!(silence <= 4 * SECOND + Duration::from_millis(700), "{silence:?}");
+    world.finish();
 }
 
 #[test]

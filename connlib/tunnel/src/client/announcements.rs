@@ -162,6 +162,17 @@ impl Announcements {
         }
     }
 
+    /// The gateway has refused, and the portal is asked whether it may: packets wait for what comes of that.
+    pub(super) fn put_off(&mut self, key: &Key, now: Instant) {
+        let (since, packets) = match self.phase_mut(key) {
+            Some(Phase::Pending { since, packets, .. }) => (*since, std::mem::take(packets)),
+            Some(Phase::Active { .. }) => (now, VecDeque::new()),
+            Some(Phase::Failed { .. }) | None => return,
+        };
+        let (retry_at, backoff) = (now + MAX_RETRY, MAX_RETRY);
+        self.enter(key, Phase::Pending { since, retry_at, backoff, packets, is_refresh: false });
+    }
+
     /// The gateway has access to the resource to give (again).
     ///
     /// `is_new`: it has lost what it knew, or it is another one, and packets wait until it has confirmed. Otherwise it
@@ -396,6 +407,25 @@ mod tests {
             announcements.announce_again(gateway, resource, is_new, now);
             assert_eq!(announcements.announce(&key(), addresses, now), Announced::Wait(None));
         }
+    }
+
+    #[test]
+    fn what_is_refused_wrongly_perhaps_goes_on_waiting() {
+        let now = Instant::now();
+        let mut announcements = Announcements::default();
+        announcements.announce(&key(), addresses, now);
+        announcements.keep_packet(&key(), b"1");
+        announcements.put_off(&key(), now);
+        assert_eq!(announcements.announce(&key(), addresses, now), Announced::Wait(None));
+        assert_eq!(announcements.next_timeout(), Some(now + MAX_RETRY));
+        assert_eq!(announcements.confirm(&key(), true, now), [b"1"]);
+        // What was confirmed before is not relied upon any more.
+        announcements.put_off(&key(), now);
+        assert_eq!(announcements.announce(&key(), addresses, now), Announced::Wait(None));
+        // And what is refused for good is not begun anew.
+        announcements.confirm(&key(), false, now);
+        announcements.put_off(&key(), now);
+        assert_eq!(announcements.announce(&key(), addresses, now), Announced::Refused);
     }
 
     #[test]

@@ -35,8 +35,10 @@ const AWAY_FOR_A_MOMENT: Duration = Duration::from_millis(500);
 /// longer without its gateway.
 const MAX_CONFIRMATIONS: u32 = 8;
 
-/// Access that a gateway denies sooner than this after it was granted, or asked about, is not asked about.
-const DOUBT_PAUSE: Duration = Duration::from_secs(5);
+/// Access that a gateway denies sooner than this after it was granted, or asked about, is not asked about; twice as long
+/// each time that the portal confirms what the gateway denies, as with a name that has no addresses.
+const DOUBT_PAUSE: Duration = Duration::from_secs(2);
+const MAX_DOUBT_PAUSE: Duration = Duration::from_secs(32);
 /// Until the portal has confirmed it, it is asked about again after so long.
 const DOUBT_RETRY: Duration = Duration::from_secs(2);
 
@@ -54,11 +56,14 @@ pub(super) struct Authorizations {
 #[derive(Debug)]
 enum State {
     Pending(Pending),
-    /// `in_doubt`: the gateway has said no to something since the portal was asked last. `away`: so says the portal.
+    /// `in_doubt`: the gateway has said no to something, and the portal was asked about that at `since`. `pause`: how long
+    /// it is not asked about what the gateway says then.
+    /// `away`: so says the portal.
     Granted {
         gateway: GatewayId,
         since: Instant,
         in_doubt: bool,
+        pause: Duration,
         away: Away,
     },
     Refused {
@@ -211,8 +216,16 @@ impl Authorizations {
         gateway: GatewayId,
         now: Instant,
     ) -> Waiting {
-        let granted =
-            State::Granted { gateway, since: now, in_doubt: false, away: Away::default() };
+        let pause = match self.by_resource.get(&resource) {
+            Some(State::Granted { gateway: same, in_doubt: true, pause, .. })
+                if *same == gateway =>
+            {
+                (*pause * 2).min(MAX_DOUBT_PAUSE)
+            }
+            _ => DOUBT_PAUSE,
+        };
+        let away = Away::default();
+        let granted = State::Granted { gateway, since: now, in_doubt: false, pause, away };
         let previous = self.by_resource.insert(resource, granted);
         self.settle();
         match previous {
@@ -222,11 +235,13 @@ impl Authorizations {
     }
 
     /// Whether the portal is to be asked if this gateway still gives access, as it says no to something. Not more often
-    /// than every few seconds; packets go on meanwhile.
+    /// than every few seconds; other packets go on meanwhile.
     pub(super) fn doubt(&mut self, resource: ResourceId, gateway: GatewayId, now: Instant) -> bool {
         match self.by_resource.get_mut(&resource) {
-            Some(State::Granted { gateway: other, since, in_doubt, .. }) if *other == gateway => {
-                let pause = if *in_doubt { DOUBT_RETRY } else { DOUBT_PAUSE };
+            Some(State::Granted { gateway: other, since, in_doubt, pause, .. })
+                if *other == gateway =>
+            {
+                let pause = if *in_doubt { DOUBT_RETRY } else { *pause };
                 let is_due = now >= *since + pause;
                 if is_due {
                     (*since, *in_doubt) = (now, true);
@@ -528,6 +543,27 @@ mod tests {
         assert_eq!(authorizations.next_timeout(), Some(later + AWAY_FOR_A_MOMENT));
         authorizations.grant(RESOURCE, GATEWAY, later);
         assert_eq!(authorizations.next_timeout(), None);
+    }
+
+    #[test]
+    fn what_a_gateway_denies_again_and_again_is_asked_about_less_and_less() {
+        let mut now = Instant::now();
+        let end = now + Duration::from_secs(300);
+        let mut authorizations = Authorizations::default();
+        authorizations.access(RESOURCE, now);
+        authorizations.grant(RESOURCE, GATEWAY, now);
+        let mut asked = 0;
+        while now < end {
+            now += Duration::from_millis(100);
+            if authorizations.doubt(RESOURCE, GATEWAY, now) {
+                asked += 1;
+                authorizations.grant(RESOURCE, GATEWAY, now);
+            }
+        }
+        assert!((8..15).contains(&asked), "{asked}");
+        // Another grant that was not in doubt has nothing to do with that.
+        authorizations.grant(RESOURCE, GATEWAY, now);
+        assert!(authorizations.doubt(RESOURCE, GATEWAY, now + DOUBT_PAUSE));
     }
 
     #[test]

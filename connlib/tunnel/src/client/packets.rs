@@ -181,9 +181,10 @@ impl ClientTunnel {
         if let Transport::IcmpError(IcmpError::Unreachable(Unreachable::Prohibited)) =
             headers.transport()
             && let Some(quoted) = packet.quoted()
+            && self.handle_prohibited(id, quoted.destination(), service_of(quoted.transport()), now)
         {
-            let service = service_of(quoted.transport());
-            self.handle_prohibited(id, quoted.destination(), service, now);
+            self.stats.count(DropReason::NotAllowed);
+            return false;
         }
         self.inbound.insert(slot, &headers, ());
         true

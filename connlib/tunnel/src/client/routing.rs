@@ -146,15 +146,15 @@ impl ClientTunnel {
         };
         let key = Key { gateway, resource: ResourceId(status.resource), name };
         let is_active = status.status == NatStatus::Active;
-        let packets = self.announcements.confirm(&key, is_active, now);
         if !is_active {
             self.forget_flows();
+            // Perhaps the name has no addresses, or the gateway knows nothing of an authorization that we rely on.
+            if self.authorizations.doubt(key.resource, gateway, now) && !self.is_portal_away {
+                self.announcements.put_off(&key, now);
+                return self.ask_portal(key.resource);
+            }
         }
-        // Perhaps the name has no addresses, or the gateway knows nothing of an authorization that we rely on.
-        if !is_active && self.authorizations.doubt(key.resource, gateway, now) {
-            self.ask_portal(key.resource);
-        }
-        for packet in packets {
+        for packet in self.announcements.confirm(&key, is_active, now) {
             if is_active {
                 self.route_again(&packet, now);
             } else {
@@ -163,14 +163,15 @@ impl ClientTunnel {
         }
     }
 
-    /// A gateway says that it does not let this through: what we believe to be granted is a matter of the past.
+    /// A gateway says that it does not let this through: what we believe to be granted may be a matter of the past. True
+    /// if the portal is asked about that, and applications had better try again.
     pub(super) fn handle_prohibited(
         &mut self,
         gateway: GatewayId,
         destination: IpAddr,
         service: Service,
         now: Instant,
-    ) {
+    ) -> bool {
         let route = if plan::is_proxy(destination) {
             let known = &self.resources;
             by_proxy_address(self.dns.stub(), destination, service, |id| {
@@ -179,22 +180,19 @@ impl ClientTunnel {
         } else {
             self.routes.by_address(destination, service, self.internet_active)
         };
-        if let Route::Resource(resource, _) = route {
-            self.forget_stale_access(resource, gateway, now);
-        }
-    }
-
-    /// A gateway denies access that we rely on: if that is a matter of the past, traffic asks anew.
-    fn forget_stale_access(&mut self, resource: ResourceId, gateway: GatewayId, now: Instant) {
+        let Route::Resource(resource, _) = route else { return false };
         let is_old = self
             .authorizations
             .granted_since(resource)
             .is_some_and(|since| now >= since + REGRANT_PAUSE);
         let is_stale = is_old && self.authorizations.gateway(resource) == Some(gateway);
-        if is_stale && !self.is_portal_away {
-            self.authorizations.forget(resource);
-            self.forget_flows();
+        if !is_stale || self.is_portal_away {
+            return false;
         }
+        self.authorizations.forget(resource);
+        self.forget_flows();
+        self.access(resource, now);
+        true
     }
 
     /// Whether a gateway may send packets from this address.
