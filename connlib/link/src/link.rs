@@ -162,6 +162,10 @@ impl Link {
             // What the peer sent last does not say any more which path works.
             self.last_authenticated = None;
         }
+        // Checks that were not answered are repeated more and more rarely, and datagrams may just have begun to get through.
+        if !added.is_empty() && !self.connected && now >= self.last_heard() + DOUBTFUL {
+            self.ice.check_all_again();
+        }
         let peer = self.config.peer;
         // In this order, the peer is never without any.
         if !added.is_empty() {

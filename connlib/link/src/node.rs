@@ -75,6 +75,9 @@ impl Node {
         if let Some(slot) = existing {
             if let Some(link) = self.links.at(slot).filter(|link| *link.config() == config) {
                 link.renew(now, &mut self.outputs);
+                if link.connected_path().is_none() {
+                    self.stun_servers.hurry(now);
+                }
                 self.settle(slot);
                 return Upsert::Reused;
             }

@@ -138,11 +138,16 @@ impl StunServers {
         }
     }
 
-    /// Asks all servers, unless that was done a moment ago: datagrams may not get through any more.
+    /// Asks all servers, unless that was done a moment ago: datagrams may not get through any more. Those that are asked
+    /// again soon are left alone, as each time makes the next pause longer.
     pub(crate) fn verify(&mut self, now: Instant) {
-        if self.verified_at.is_none_or(|at| now >= at + VERIFY_PAUSE) {
-            self.verified_at = Some(now);
-            self.ask(now);
+        if self.verified_at.is_some_and(|at| now < at + VERIFY_PAUSE) {
+            return;
+        }
+        self.verified_at = Some(now);
+        let is_rare = |server: &&mut Server| server.is_refresh() || server.backoff > SILENT;
+        for server in self.servers.iter_mut().filter(is_rare) {
+            server.ask_at = now;
         }
     }
 

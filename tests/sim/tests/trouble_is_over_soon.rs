@@ -143,3 +143,22 @@ fn a_router_that_restarts_is_not_noticed() {
     lab.world.restart_routers(Node::Client(lab.client));
     lab.waits_at_most(ms(100));
 }
+
+#[test]
+fn a_hidden_gateway_that_starts_without_a_network_is_found_by_who_waits_for_it() {
+    for gap in (2..=16).map(|halves| ms(500) * halves) {
+        let mut world = World::new(12);
+        let hidden = Access::behind(Mapping::EndpointIndependent, LINE);
+        let gateway = world.add_gateway(1, hidden);
+        let client = world.add_client(hidden);
+        world.add_resource(ResourceSpec::network(1, 1, "10.0.0.0/8"), &[client]);
+        world.wall(Node::Gateway(gateway), gap);
+        let start = world.now();
+        let flow = FlowSpec::to_address(client, What::Udp(7), "10.0.0.1").every(ms(100));
+        let flow = world.start(flow);
+        world.run(20 * SECOND);
+        let waited = world.first_answer(flow, start);
+        assert!(waited <= gap + ms(2500), "{waited:?}, without a network for {gap:?}");
+        world.finish();
+    }
+}
