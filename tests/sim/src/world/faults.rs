@@ -28,7 +28,10 @@ pub mod bounds {
     pub const CRASHED: Duration = Duration::from_millis(2000);
     /// A line was away for so long that links were given up.
     pub const RELINKED: Duration = Duration::from_millis(3000);
-    /// A gateway has crashed, and what a client had through it ended before it was back: nobody tells the client.
+    /// A gateway has crashed, and what a client had through it ended before it was back: nobody tells the client, which
+    /// asks about who is silent every five seconds.
+    pub const UNTOLD: Duration = Duration::from_secs(16);
+    /// A path is lost without anybody's being told.
     pub const FORGOTTEN: Duration = Duration::from_secs(40);
     /// A relay that is in use does not answer any more, or knows nothing: another one takes over.
     pub const RELAY_LOST: Duration = Duration::from_millis(3000);
@@ -328,7 +331,7 @@ impl World {
         self.unaware.insert((client, resource));
         self.authorization_is_over(client);
         if self.gateways.iter().any(|machine| machine.host.is_none()) {
-            self.break_client(client, bounds::FORGOTTEN);
+            self.break_client(client, bounds::UNTOLD);
         }
     }
 
