@@ -82,6 +82,7 @@ impl World {
             _ => bounds::PLUGGED_IN,
         };
         self.break_node(node, gap + bound);
+        self.forget_lessons();
         let now = self.now;
         match node {
             Node::Client(number) => self.clients[number].down_since = Some(now),
@@ -440,16 +441,20 @@ impl World {
             self.trace.note(now, &[14], || format!("{node:?} has lost the portal"));
             wire.disconnect();
             self.complete_since = None;
-            // Who was about to ask again could not.
-            let failed = std::mem::take(&mut self.learning).into_iter();
-            let failed = failed.filter(|(at, ..)| now < *at + Duration::from_secs(5));
-            self.unaware.extend(failed.map(|(_, client, resource)| (client, resource)));
+            self.forget_lessons();
             self.portal.leave(node, now);
             if let Node::Client(number) = node {
                 self.with_client(number, |host, out| host.handle_portal_lost(now, out));
             }
             self.post();
         }
+    }
+
+    /// Who was about to hear that it has to ask again, or to do so, could not.
+    fn forget_lessons(&mut self) {
+        let failed = std::mem::take(&mut self.learning).into_iter();
+        let failed = failed.filter(|(at, ..)| self.now < *at + Duration::from_secs(5));
+        self.unaware.extend(failed.map(|(_, client, resource)| (client, resource)));
     }
 
     fn connect(&mut self, node: Node) {
