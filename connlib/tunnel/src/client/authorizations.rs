@@ -1,10 +1,14 @@
 //! Access to resources: asked for when there is traffic, repeated by a timer, given up in the end.
 
+mod granted;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use connlib_dns::{Client, Query};
 use connlib_packet::{Headers, TcpFlags, Transport};
+
+use granted::Granted;
 
 use super::event::FailureReason;
 use crate::ids::{GatewayId, ResourceId};
@@ -31,17 +35,6 @@ const MAX_HOLD_OFF_AWAY: Duration = Duration::from_secs(2);
 /// A gateway that is away may have lost the portal for a moment only: it is asked for once more after so long.
 const AWAY_FOR_A_MOMENT: Duration = Duration::from_millis(500);
 
-/// While the portal says that the gateway of access that we have is away, it is asked again so often: no link lives on for
-/// longer without its gateway.
-const MAX_CONFIRMATIONS: u32 = 8;
-
-/// Access that a gateway denies sooner than this after it was granted, or asked about, is not asked about; twice as long
-/// each time that the portal confirms what the gateway denies, as with a name that has no addresses.
-const DOUBT_PAUSE: Duration = Duration::from_secs(2);
-const MAX_DOUBT_PAUSE: Duration = Duration::from_secs(32);
-/// Until the portal has confirmed it, it is asked about again after so long.
-const DOUBT_RETRY: Duration = Duration::from_secs(2);
-
 /// A refusal that nobody asked about for so long is forgotten.
 const REFUSAL_LIFETIME: Duration = Duration::from_secs(300);
 
@@ -56,28 +49,8 @@ pub(super) struct Authorizations {
 #[derive(Debug)]
 enum State {
     Pending(Pending),
-    /// `in_doubt`: the gateway has said no to something, and the portal was asked about that at `since`. `pause`: how long
-    /// it is not asked about what the gateway says then.
-    /// `away`: so says the portal.
-    Granted {
-        gateway: GatewayId,
-        since: Instant,
-        in_doubt: bool,
-        pause: Duration,
-        away: Away,
-    },
-    Refused {
-        reason: FailureReason,
-        at: Instant,
-        hold_off: Duration,
-    },
-}
-
-/// How often the portal has said that the gateway of access that we have is away, and when to ask again.
-#[derive(Debug, Default)]
-struct Away {
-    times: u32,
-    ask_at: Option<Instant>,
+    Granted(Granted),
+    Refused { reason: FailureReason, at: Instant, hold_off: Duration },
 }
 
 #[derive(Debug)]
@@ -127,7 +100,7 @@ impl Authorizations {
     /// What may be done for a resource, for which there is traffic.
     pub(super) fn access(&mut self, resource: ResourceId, now: Instant) -> Access {
         match self.by_resource.get(&resource) {
-            Some(State::Granted { gateway, .. }) => return Access::Granted(*gateway),
+            Some(State::Granted(granted)) => return Access::Granted(granted.gateway),
             Some(State::Pending(_)) => return Access::Pending { ask: false },
             Some(State::Refused { reason, at, hold_off }) if now < *at + *hold_off => {
                 return Access::Refused(*reason);
@@ -158,7 +131,7 @@ impl Authorizations {
     /// The gateway that gives access to a resource at present.
     pub(super) fn gateway(&self, resource: ResourceId) -> Option<GatewayId> {
         match self.by_resource.get(&resource)? {
-            State::Granted { gateway, .. } => Some(*gateway),
+            State::Granted(granted) => Some(granted.gateway),
             State::Pending(_) | State::Refused { .. } => None,
         }
     }
@@ -166,7 +139,7 @@ impl Authorizations {
     /// Since when there is access.
     pub(super) fn granted_since(&self, resource: ResourceId) -> Option<Instant> {
         match self.by_resource.get(&resource)? {
-            State::Granted { since, .. } => Some(*since),
+            State::Granted(granted) => Some(granted.since),
             State::Pending(_) | State::Refused { .. } => None,
         }
     }
@@ -216,16 +189,11 @@ impl Authorizations {
         gateway: GatewayId,
         now: Instant,
     ) -> Waiting {
-        let pause = match self.by_resource.get(&resource) {
-            Some(State::Granted { gateway: same, in_doubt: true, pause, .. })
-                if *same == gateway =>
-            {
-                (*pause * 2).min(MAX_DOUBT_PAUSE)
-            }
-            _ => DOUBT_PAUSE,
+        let before = match self.by_resource.get(&resource) {
+            Some(State::Granted(granted)) => Some(granted),
+            _ => None,
         };
-        let away = Away::default();
-        let granted = State::Granted { gateway, since: now, in_doubt: false, pause, away };
+        let granted = State::Granted(Granted::new(gateway, before, now));
         let previous = self.by_resource.insert(resource, granted);
         self.settle();
         match previous {
@@ -238,16 +206,7 @@ impl Authorizations {
     /// than every few seconds; other packets go on meanwhile.
     pub(super) fn doubt(&mut self, resource: ResourceId, gateway: GatewayId, now: Instant) -> bool {
         match self.by_resource.get_mut(&resource) {
-            Some(State::Granted { gateway: other, since, in_doubt, pause, .. })
-                if *other == gateway =>
-            {
-                let pause = if *in_doubt { DOUBT_RETRY } else { *pause };
-                let is_due = now >= *since + pause;
-                if is_due {
-                    (*since, *in_doubt) = (now, true);
-                }
-                is_due
-            }
+            Some(State::Granted(granted)) if granted.gateway == gateway => granted.doubt(now),
             _ => false,
         }
     }
@@ -284,13 +243,13 @@ impl Authorizations {
         let Some(state) = self.by_resource.get_mut(&resource) else { return Waiting::default() };
         let (waiting, hold_off) = match state {
             State::Pending(pending) => (std::mem::take(&mut pending.waiting), pending.hold_off),
-            State::Granted { .. } if is_final(reason) => (Waiting::default(), FIRST_HOLD_OFF),
-            State::Granted { away, .. } if reason == FailureReason::Offline => {
-                away.note(now);
+            State::Granted(_) if is_final(reason) => (Waiting::default(), FIRST_HOLD_OFF),
+            State::Granted(granted) if reason == FailureReason::Offline => {
+                granted.note_away(now);
                 self.settle();
                 return Waiting::default();
             }
-            State::Granted { .. } | State::Refused { .. } => return Waiting::default(),
+            State::Granted(_) | State::Refused { .. } => return Waiting::default(),
         };
         *state = State::Refused { reason, at: now, hold_off };
         self.settle();
@@ -310,7 +269,7 @@ impl Authorizations {
     /// Forgets all access through a gateway.
     pub(super) fn forget_gateway(&mut self, gateway: GatewayId) {
         self.by_resource.retain(
-            |_, state| !matches!(state, State::Granted { gateway: other, .. } if *other == gateway),
+            |_, state| !matches!(state, State::Granted(granted) if granted.gateway == gateway),
         );
         self.settle();
     }
@@ -318,7 +277,7 @@ impl Authorizations {
     /// The resources that a gateway gives access to.
     pub(super) fn through(&self, gateway: GatewayId) -> impl Iterator<Item = ResourceId> {
         self.by_resource.iter().filter_map(move |(resource, state)| match state {
-            State::Granted { gateway: other, .. } if *other == gateway => Some(*resource),
+            State::Granted(granted) if granted.gateway == gateway => Some(*resource),
             _ => None,
         })
     }
@@ -333,11 +292,12 @@ impl Authorizations {
                     pending.hold_off = FIRST_HOLD_OFF;
                 }
                 State::Refused { hold_off, .. } => *hold_off = Duration::ZERO,
-                State::Granted { away, .. } => *away = Away::default(),
+                State::Granted(granted) => granted.forget_away(),
             }
         }
         self.settle();
-        let is_in_doubt = |state: &State| matches!(state, State::Granted { in_doubt: true, .. });
+        let is_in_doubt =
+            |state: &State| matches!(state, State::Granted(granted) if granted.is_in_doubt);
         let doubted = self.by_resource.iter().filter(|(_, state)| is_in_doubt(state));
         doubted.map(|(resource, _)| *resource).collect()
     }
@@ -359,9 +319,9 @@ impl Authorizations {
             .iter_mut()
             .find(|(_, state)| state.deadline().is_some_and(|at| at <= now))?;
         let resource = *resource;
-        if let State::Granted { gateway, away, .. } = state {
-            let gateway = *gateway;
-            away.ask_at = None;
+        if let State::Granted(granted) = state {
+            let gateway = granted.gateway;
+            granted.ask_at = None;
             self.settle();
             return Some(Due::Confirm(resource, gateway));
         }
@@ -387,16 +347,8 @@ impl State {
         match self {
             Self::Pending(pending) => Some(pending.retry_at),
             Self::Refused { at, .. } => Some(*at + REFUSAL_LIFETIME),
-            Self::Granted { away, .. } => away.ask_at,
+            Self::Granted(granted) => granted.ask_at,
         }
-    }
-}
-
-impl Away {
-    fn note(&mut self, now: Instant) {
-        let pause = (AWAY_FOR_A_MOMENT * (1 << self.times)).min(MAX_HOLD_OFF_AWAY);
-        self.ask_at = (self.times < MAX_CONFIRMATIONS).then(|| now + pause);
-        self.times = (self.times + 1).min(MAX_CONFIRMATIONS);
     }
 }
 
@@ -426,6 +378,7 @@ fn is_same_syn(one: &[u8], other: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::granted::DOUBT_PAUSE;
     use super::*;
 
     const RESOURCE: ResourceId = ResourceId::from_u128(1);
