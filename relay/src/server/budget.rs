@@ -1,7 +1,6 @@
 //! How much who gets over time, in memory that doesn't grow with their number.
 
 use std::hash::{BuildHasher, Hash};
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::key::{Hashing, hashing};
@@ -34,22 +33,23 @@ impl Budget {
 
     /// Whether this one may have one more, which it then has had.
     pub(crate) fn take(&mut self, whose: impl Hash, now: Instant) -> bool {
+        self.take_within(self.tolerance, whose, now)
+    }
+
+    /// The same for somebody who has to leave half of what there is at once to others.
+    pub(crate) fn take_of_half(&mut self, whose: impl Hash, now: Instant) -> bool {
+        self.take_within(self.tolerance / 2, whose, now)
+    }
+
+    fn take_within(&mut self, tolerance: u64, whose: impl Hash, now: Instant) -> bool {
         let bucket = self.hasher.hash_one(whose) as usize % BUCKETS;
         let now = now.saturating_duration_since(self.start).as_nanos() as u64;
         let after = self.full_at[bucket].max(now) + self.interval;
-        let is_granted = after - now <= self.tolerance;
+        let is_granted = after - now <= tolerance;
         if is_granted {
             self.full_at[bucket] = after;
         }
         is_granted
-    }
-}
-
-/// Whom strangers count as: what a sender of forged datagrams can aim at one network (an IPv4 /24, an IPv6 /48).
-pub(crate) fn network(source: IpAddr) -> u64 {
-    match source.to_canonical() {
-        IpAddr::V4(ip) => u64::from(ip.to_bits() >> 8),
-        IpAddr::V6(ip) => (ip.to_bits() >> 80) as u64 | 1 << 63,
     }
 }
 
@@ -58,18 +58,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_has_its_burst_then_its_rate() {
+    fn each_has_its_burst_then_its_rate() {
         let start = Instant::now();
-        let mut budget = Budget::new(Rate { per_second: 10, burst: 3 }, 1, start);
-        let source = |last| network([192, 0, 2, last].into());
-        let granted = |budget: &mut Budget, ms, source| {
-            let now = start + Duration::from_millis(ms);
-            (0..20).take_while(|_| budget.take(source, now)).count()
+        let mut budget = Budget::new(Rate { per_second: 10, burst: 4 }, 1, start);
+        let at = |ms| start + Duration::from_millis(ms);
+        let granted = |budget: &mut Budget, ms, whose: u32| {
+            (0..20).take_while(|_| budget.take(whose, at(ms))).count()
         };
-        assert_eq!(granted(&mut budget, 0, source(1)), 3);
-        assert_eq!(granted(&mut budget, 0, source(2)), 0, "the same /24");
-        assert_eq!(granted(&mut budget, 0, network([192, 0, 3, 1].into())), 3);
-        assert_eq!(granted(&mut budget, 100, source(1)), 1);
-        assert_eq!(granted(&mut budget, 60_000, source(1)), 3);
+        assert_eq!(granted(&mut budget, 0, 1), 4);
+        assert_eq!(granted(&mut budget, 0, 2), 4);
+        assert_eq!(granted(&mut budget, 100, 1), 1);
+        assert_eq!(granted(&mut budget, 60_000, 1), 4);
+        let half = (0..20).take_while(|_| budget.take_of_half(3, at(60_000))).count();
+        assert_eq!((half, granted(&mut budget, 60_000, 3)), (2, 2));
     }
 }

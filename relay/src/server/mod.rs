@@ -52,6 +52,7 @@ mod ports;
 mod quota;
 mod responder;
 mod response;
+mod strangers;
 mod timers;
 mod wish;
 

@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use connlib_stun::Attribute;
 
-use super::budget::{Budget, network};
 use super::counters::{Counters, Drop};
 use super::limits::Limits;
 use super::output::{FiveTuple, Output};
 use super::response::{Header, Response, Signature};
+use super::strangers::Strangers;
 
 /// Responses that wait to be sent at most. Clients repeat what is not answered.
 const MAX_WAITING: usize = 8192;
@@ -29,8 +29,8 @@ pub(crate) struct Responder {
     waiting: usize,
     pub(crate) counters: Counters,
     software: String,
-    any: Budget,
-    longer: Budget,
+    any: Strangers,
+    longer: Strangers,
 }
 
 impl Responder {
@@ -40,8 +40,8 @@ impl Responder {
             waiting: 0,
             counters: Counters::default(),
             software,
-            any: Budget::new(limits.unauthenticated, hash_seed, now),
-            longer: Budget::new(limits.unauthenticated_longer, hash_seed, now),
+            any: Strangers::new(limits.unauthenticated, hash_seed, now),
+            longer: Strangers::new(limits.unauthenticated_longer, hash_seed, now),
         }
     }
 
@@ -89,7 +89,7 @@ impl Responder {
             response = response.attribute(Attribute::SOFTWARE, self.software.as_bytes());
         }
         let is_longer = response.len() + tail > header.len;
-        let source = network(client.remote.ip());
+        let source = client.remote.ip();
         if !is_free
             && !(self.any.take(source, now) && (!is_longer || self.longer.take(source, now)))
         {
