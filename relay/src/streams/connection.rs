@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
+use connlib_relay::server::message_len;
 use rustls::{ServerConfig, ServerConnection};
 
 /// Bytes that wait for a slow client at most. What comes then is lost, as on a full queue of a router.
@@ -26,6 +27,8 @@ pub(crate) struct Connection {
     /// Whole messages; the first `sent` bytes are with the kernel or with TLS.
     output: Vec<u8>,
     sent: usize,
+    /// Bytes that TLS has not taken of the message that `sent` is in.
+    left: usize,
 }
 
 impl Connection {
@@ -34,7 +37,7 @@ impl Connection {
             Secrecy::Plain => None,
             Secrecy::Tls(config) => Some(Box::new(ServerConnection::new(config)?)),
         };
-        Ok(Self { stream, tls, partial: Vec::new(), output: Vec::new(), sent: 0 })
+        Ok(Self { stream, tls, partial: Vec::new(), output: Vec::new(), sent: 0, left: 0 })
     }
 
     /// Reads to the front of `buffer`, once from the socket: the beginning of a message that was [kept](Self::keep), and
@@ -96,28 +99,46 @@ impl Connection {
 
     fn write(&mut self) -> io::Result<()> {
         loop {
-            if let Some(tls) = &mut self.tls
-                && tls.wants_write()
-            {
-                if tls.write_tls(&mut self.stream)? == 0 {
-                    return Err(io::ErrorKind::WriteZero.into());
-                }
-                continue;
-            }
+            self.encrypt()?;
             let waiting = &self.output[self.sent..];
-            if waiting.is_empty() {
-                return Ok(());
-            }
             let length = match &mut self.tls {
+                Some(tls) if tls.wants_write() => tls.write_tls(&mut self.stream)?,
+                // The handshake goes on with what the client says.
+                Some(_) => return Ok(()),
+                None if waiting.is_empty() => return Ok(()),
                 None => self.stream.write(waiting)?,
-                Some(tls) if tls.is_handshaking() => return Ok(()),
-                Some(tls) => tls.writer().write(waiting)?,
             };
             if length == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
-            self.sent += length;
+            if self.tls.is_none() {
+                self.sent += length;
+            }
         }
+    }
+
+    /// Hands to TLS what it takes. Each message gets a record of its own: there are clients, coturn's for one, that take
+    /// what they read at once for one message.
+    fn encrypt(&mut self) -> io::Result<()> {
+        let Some(tls) = self.tls.as_mut().filter(|tls| !tls.is_handshaking()) else {
+            return Ok(());
+        };
+        while self.sent < self.output.len() {
+            let waiting = &self.output[self.sent..];
+            if self.left == 0 {
+                // INVARIANT: these are whole messages.
+                self.left = message_len(waiting).ok().flatten().unwrap_or(waiting.len());
+            }
+            let message = &waiting[..self.left.min(waiting.len())];
+            let length = tls.writer().write(message)?;
+            if length == 0 {
+                // Enough waits for the socket.
+                return Ok(());
+            }
+            self.sent += length;
+            self.left = message.len() - length;
+        }
+        Ok(())
     }
 
     /// Gives memory back that an idle connection doesn't need.

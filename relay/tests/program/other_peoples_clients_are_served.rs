@@ -1,5 +1,10 @@
 //! coturn's client, over all that carries TURN, to a peer of each family and to itself.
 
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
 use super::support::{Network, PEER, PEER6, RELAY, RELAY6, SOON, text};
 
 fn assert_nothing_lost(output: &str, what: &str) {
@@ -31,6 +36,30 @@ fn over_udp_tcp_and_tls_in_both_families() {
     }
     let relayed = "connlib_relay_relayed_packets_total";
     network.wait_for_metric_with(relayed, "to_client", |packets| packets >= 12 * 20);
+}
+
+/// coturn's client takes what it reads at once from TLS for one message.
+#[test]
+fn messages_that_come_together_are_told_apart_by_their_records() {
+    let network = Network::new();
+    let tls = network.certificate("relay");
+    let files = ["--tls-cert", text(&tls.certificate), "--tls-key", text(&tls.key)];
+    let relay = network.start(&[&["--listen-tls", "0.0.0.0:443"][..], &files].concat());
+    let _echo = network.echo();
+    let client = format!("-t -S -p 443 -c -m 2 -n 400 -z 5 -e {PEER} {RELAY}");
+    let mut client = network.uclient_command(&client).spawn("client").unwrap();
+    network.wait_for_metric_with("connlib_relay_channels", "", |channels| channels >= 2);
+    // What peers say meanwhile is read in one turn.
+    for _ in 0..40 {
+        relay.signal(Signal::SIGSTOP).unwrap();
+        thread::sleep(Duration::from_millis(40));
+        relay.signal(Signal::SIGCONT).unwrap();
+        thread::sleep(Duration::from_millis(10));
+    }
+    client.wait(SOON).unwrap();
+    let lines = client.log().lines();
+    let is_whole = lines.iter().any(|line| line.message.contains("Total lost packets 0 "));
+    assert!(is_whole, "{}", client.log().tail(20));
 }
 
 /// The allocations are on several workers, so that their datagrams cross over.
