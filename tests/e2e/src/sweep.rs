@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File},
+    io::ErrorKind,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
@@ -48,9 +49,19 @@ pub(crate) fn leftovers() -> Result<()> {
     }
     old_logs.sort_by_key(|directory| fs::metadata(directory).and_then(|m| m.modified()).ok());
     for directory in old_logs.iter().rev().skip(LOGS_KEPT) {
-        fs::remove_dir_all(directory)?;
+        remove(directory)?;
     }
     Ok(())
+}
+
+/// Removes a directory, which may be on its way out: a lab that ends removes its own.
+fn remove(directory: &Path) -> Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| directory.display().to_string())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Takes down kept and abandoned labs. Says how many.
@@ -99,13 +110,18 @@ pub(crate) fn take_down(id: &str) -> Result<()> {
 
 /// Takes a lab down if its lock can be had, and says whether it could.
 fn take_down_abandoned(directory: &Path) -> Result<bool> {
-    let lock = File::open(directory.join("lock"))?;
+    let lock = match File::open(directory.join("lock")) {
+        Ok(lock) => lock,
+        // It has just been taken down by its own process.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
     if lock.try_lock().is_err() {
         return Ok(false);
     }
     let id = directory.file_name().unwrap_or_default().to_string_lossy();
     take_down(&id)?;
-    fs::remove_dir_all(directory)?;
+    remove(directory)?;
     Ok(true)
 }
 
