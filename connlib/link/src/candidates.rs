@@ -128,7 +128,7 @@ fn is_same(a: &Candidate, b: &Candidate) -> bool {
 }
 
 /// The earlier one is preferred.
-fn local_preference(candidate: &Candidate, same_kind: usize) -> u32 {
+pub(crate) fn local_preference(candidate: &Candidate, same_kind: usize) -> u32 {
     is::default_local_preference(candidate, same_kind.min(MAX_RANK))
 }
 

@@ -229,6 +229,7 @@ impl Worker {
             match command {
                 Command::UsernameMoved(moved) => self.server.handle_username_moved(&moved),
                 Command::OwnAddresses(addresses) => self.server.handle_own_addresses(&addresses),
+                Command::Drain if self.draining != Draining::No => {}
                 Command::Drain => {
                     self.draining = Draining::Begun;
                     self.server.drain();

@@ -1,9 +1,8 @@
 //! SIGTERM: nobody new, those who are there go on until they leave or the time is over.
 
-use connlib_e2e::Process;
 use nix::sys::signal::Signal;
 
-use super::support::{Network, PEER, RELAY, SOON};
+use super::support::{Network, PEER, RELAY, SOON, lost_nothing};
 
 /// A client that is busy for some seconds, over TCP: its allocations end with its connections.
 fn long_run() -> String {
@@ -11,11 +10,6 @@ fn long_run() -> String {
 }
 
 const TCP: [&str; 2] = ["--listen-tcp", "0.0.0.0:3478"];
-
-/// Whether a client says that it got all that it should.
-fn is_whole(client: &Process) -> bool {
-    client.log().lines().iter().any(|line| line.message.contains("Total lost packets 0 "))
-}
 
 #[test]
 fn allocations_are_served_until_they_end() {
@@ -36,7 +30,7 @@ fn allocations_are_served_until_they_end() {
     let status = relay.wait(SOON).unwrap();
     assert_eq!(status.code(), Some(0));
     client.wait(SOON).unwrap();
-    assert!(is_whole(&client), "{}", client.log().tail(20));
+    assert!(lost_nothing(&client), "{}", client.log().tail(20));
 }
 
 /// Workers without allocations must not end first: the kernel would give their share of the datagrams to others.
@@ -51,7 +45,7 @@ fn every_worker_serves_its_clients() {
     relay.signal(Signal::SIGTERM).unwrap();
     relay.wait_for("draining", SOON).unwrap();
     clients.wait(SOON).unwrap();
-    assert!(is_whole(&clients), "{}", clients.log().tail(20));
+    assert!(lost_nothing(&clients), "{}", clients.log().tail(20));
     // They don't give back what they had.
     relay.signal(Signal::SIGTERM).unwrap();
     assert_eq!(relay.wait(SOON).unwrap().code(), Some(0));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::support::{Network, PEER, PEER6, RELAY, RELAY6, SOON, text};
+use super::support::{Network, PEER, PEER6, RELAY, RELAY6, SOON, lost_nothing, text};
 
 fn assert_nothing_lost(output: &str, what: &str) {
     assert!(output.contains("Total lost packets 0 (0.000000%)"), "{what}:\n{output}");
@@ -57,9 +57,7 @@ fn messages_that_come_together_are_told_apart_by_their_records() {
         thread::sleep(Duration::from_millis(10));
     }
     client.wait(SOON).unwrap();
-    let lines = client.log().lines();
-    let is_whole = lines.iter().any(|line| line.message.contains("Total lost packets 0 "));
-    assert!(is_whole, "{}", client.log().tail(20));
+    assert!(lost_nothing(&client), "{}", client.log().tail(20));
 }
 
 /// The allocations are on several workers, so that their datagrams cross over.

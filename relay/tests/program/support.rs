@@ -165,6 +165,11 @@ pub(crate) struct Certificate {
     pub(crate) der: rustls::pki_types::CertificateDer<'static>,
 }
 
+/// Whether coturn's client says that it got back all that it sent.
+pub(crate) fn lost_nothing(client: &Process) -> bool {
+    client.log().lines().iter().any(|line| line.message.contains("Total lost packets 0 "))
+}
+
 /// Of a host on the internet.
 pub(crate) fn addresses(host: u8) -> [String; 2] {
     [format!("203.0.113.{host}/24"), format!("2001:db8::{host}/64")]

@@ -9,7 +9,7 @@ use is::{IceAgent, IceAgentEvent, IceConnectionState, Protocol};
 
 use super::config::{LinkConfig, Role};
 use super::peer_candidates::{MAX_CANDIDATES, PeerCandidates};
-use crate::candidates::{LocalCandidates, to_sdp};
+use crate::candidates::{LocalCandidates, local_preference, to_sdp};
 use crate::output::{Output, Path, Transmit};
 
 /// Without packets, checks of several paths wait so long for each other: one wake-up does for all.
@@ -50,6 +50,7 @@ impl Ice {
         agent.set_control_tie_breaker(tie_breaker);
         agent.set_timing_advance(Duration::ZERO);
         agent.set_max_candidate_pairs(100);
+        agent.set_local_preference(local_preference);
         let mut ice = Self {
             agent,
             role: config.role,
@@ -104,6 +105,8 @@ impl Ice {
             self.agent.set_local_preference(locals.preference_of(&candidate));
             added.extend(self.agent.add_local_candidate(candidate).cloned());
         }
+        // Those that the agent finds by itself are no last resort.
+        self.agent.set_local_preference(local_preference);
         Some(Signals { added: to_sdp(added), removed: to_sdp(removed) })
     }
 
